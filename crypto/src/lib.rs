@@ -1,0 +1,1 @@
+//! Holds key bytes and turns sectors into ciphertext and back.

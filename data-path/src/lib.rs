@@ -1,0 +1,1 @@
+//! Serves requests on an open volume through io_uring, whatever front end they come from.

@@ -1,0 +1,1 @@
+//! Opens LUKS2 keyslots and plans their changes.

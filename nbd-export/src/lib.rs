@@ -1,0 +1,1 @@
+//! Serves an open volume over NBD on a Unix socket.

@@ -1,0 +1,1 @@
+//! Serves an open volume as /dev/ublkbN.

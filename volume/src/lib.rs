@@ -1,0 +1,1 @@
+//! An open volume over any block device: the header store, the segment map, the gate.
