@@ -1,1 +1,16 @@
 //! Tests that need more than one crate: layers, interop, transcripts, virtual machines.
+//!
+//! Virtual machines: [`vm`]. The tests themselves lie in `tests/tests/`.
+
+use std::path::{Path, PathBuf};
+
+pub mod vm;
+
+/// Folder of the workspace.
+#[must_use]
+pub fn project() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the tests package lies in the workspace")
+        .to_path_buf()
+}
