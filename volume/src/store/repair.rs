@@ -1,0 +1,86 @@
+//! Repairs what a crash or damage left of a header.
+
+use luksmith_luks2::{Change, HeaderCopy, RepairReason};
+
+use super::{Found, HeaderStore};
+use crate::device::MetadataDevice;
+use crate::error::StoreError;
+use crate::lock::{LockMode, Wait};
+
+/// How much [`HeaderStore::repair`] does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RepairScope {
+    /// Rewrites a stale or damaged copy and finishes removals that were cut short.
+    Header,
+    /// That, and overwrites all of the keyslots area that no keyslot names: also what an addition
+    /// left behind that was cut short.
+    HeaderAndFreeRoom,
+}
+
+/// What a repair did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RepairReport {
+    /// The copy that was rewritten, and why.
+    pub rewritten: Option<(HeaderCopy, RepairReason)>,
+    /// Ranges of left-over key material that were overwritten.
+    pub wiped: usize,
+}
+
+impl<D: MetadataDevice> HeaderStore<D> {
+    /// Rewrites a bad copy from the good one even where [`blocked`](Self::blocked) speaks against
+    /// doing so automatically, and overwrites key material that no keyslot names any more.
+    /// Repairing what is whole writes nothing.
+    ///
+    /// Crash order: lock and barrier as in [`apply`](Self::apply); the bad copy, barrier; then the
+    /// wipes as an ordinary change.
+    ///
+    /// # Errors
+    /// [`StoreError::Lock`], [`StoreError::Resolve`], [`StoreError::ReadOnly`],
+    /// [`StoreError::Latched`], [`StoreError::Concurrent`]; after something was written
+    /// [`StoreError::Device`], [`StoreError::ReadBack`].
+    pub fn repair(&mut self, scope: RepairScope, wait: Wait) -> Result<RepairReport, StoreError> {
+        self.check_usable()?;
+        let held = Self::hold(&self.device, LockMode::Exclusive, wait)?;
+        self.first_barrier()?;
+        self.found = Found::read(&self.device)?;
+        let mut report = RepairReport {
+            rewritten: None,
+            wiped: 0,
+        };
+        let bad = match (&self.found.unreadable, self.needs_repair()) {
+            (_, Some(repair)) => Some((repair.copy, repair.reason.clone())),
+            // A place that can be read by now and holds what it should.
+            (_, None) => None,
+        };
+        if let Some((copy, reason)) = bad {
+            self.rebuild(copy)?;
+            report.rewritten = Some((copy, reason));
+        }
+        drop(held);
+        let change = match scope {
+            RepairScope::Header => Change::settle(self.header())?,
+            RepairScope::HeaderAndFreeRoom => Some(Change::wipe_free_room(self.header())?),
+        };
+        if let Some(change) = change {
+            report.wiped = change
+                .steps()
+                .iter()
+                .filter(|step| matches!(step, luksmith_luks2::Step::WipeArea { .. }))
+                .count();
+            self.apply_waiting(change, wait)?;
+        }
+        Ok(report)
+    }
+
+    /// The automatic part of loading for a change.
+    pub(super) fn repair_automatically(&mut self, wait: Wait) -> Result<(), StoreError> {
+        let _held = Self::hold(&self.device, LockMode::Exclusive, wait)?;
+        self.first_barrier()?;
+        // Whoever held the lock may have repaired or changed it meanwhile.
+        self.found = Found::read(&self.device)?;
+        if self.blocked().is_none() {
+            self.mend_other_copy()?;
+        }
+        Ok(())
+    }
+}
