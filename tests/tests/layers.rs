@@ -471,11 +471,11 @@ fn no_file_names_a_package_mirror_or_a_place_of_one_machine() {
 fn sources(ending: &str) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     walk(&project(), &mut |path| {
-        if ending.is_empty() || path.extension().is_some_and(|end| end == ending) {
-            if let Ok(text) = fs::read_to_string(path) {
-                let path = path.strip_prefix(project()).expect("below the project");
-                found.push((path.to_path_buf(), text));
-            }
+        if (ending.is_empty() || path.extension().is_some_and(|end| end == ending))
+            && let Ok(text) = fs::read_to_string(path)
+        {
+            let path = path.strip_prefix(project()).expect("below the project");
+            found.push((path.to_path_buf(), text));
         }
     });
     assert!(!found.is_empty());
