@@ -186,6 +186,18 @@ impl VolumeKey {
         Ok(Self::checked(candidate)?)
     }
 
+    /// Takes a key that its owner hands over where there is no digest yet: at format, or for an
+    /// unbound slot (`--volume-key-file`). To open a volume, [`VolumeKey::verified`] is the way.
+    ///
+    /// # Errors
+    /// For a length of zero, and [`CryptoError::WeakKey`] for equal XTS halves.
+    pub fn adopt(key: SecretBytes) -> Result<Self, CryptoError> {
+        if key.is_empty() {
+            return Err(CryptoError::Length { what: "volume key in bytes", is: 0 });
+        }
+        Self::checked(key)
+    }
+
     /// Every way to a `VolumeKey` goes through here.
     fn checked(key: SecretBytes) -> Result<Self, CryptoError> {
         if matches!(key.len(), 32 | 64) {
