@@ -1,0 +1,5 @@
+//! The crate as its callers see it, on a header device that is a vector of bytes.
+
+mod changes;
+mod disk;
+mod opening;
