@@ -47,14 +47,9 @@ impl<D: MetadataDevice> HeaderStore<D> {
             rewritten: None,
             wiped: 0,
         };
-        let bad = match (&self.found.unreadable, self.needs_repair()) {
-            (_, Some(repair)) => Some((repair.copy, repair.reason.clone())),
-            // A place that can be read by now and holds what it should.
-            (_, None) => None,
-        };
-        if let Some((copy, reason)) = bad {
-            self.rebuild(copy)?;
-            report.rewritten = Some((copy, reason));
+        if let Some(bad) = self.needs_repair().cloned() {
+            self.rebuild(bad.copy)?;
+            report.rewritten = Some((bad.copy, bad.reason));
         }
         drop(held);
         let change = match scope {

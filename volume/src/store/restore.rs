@@ -69,7 +69,9 @@ impl<D: MetadataDevice> HeaderStore<D> {
                 ResolveError::NotLuks2
                 | ResolveError::BothBad { .. }
                 | ResolveError::DeviceTooSmall { .. },
-            )) => None,
+            ))
+            // A header that cannot be read is a reason to restore one.
+            | Err(StoreError::Device { .. }) => None,
             Err(error) => return Err(error),
         };
         let objections = object(&image.header, present.as_ref(), device.len(), rules);
