@@ -126,3 +126,115 @@ fn material_len(key_len: usize, stripes: u32) -> Result<usize, CryptoError> {
             is: u64::from(stripes),
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secret(bytes: &[u8]) -> SecretBytes {
+        SecretBytes::take_from(&mut bytes.to_vec()).expect("locked memory")
+    }
+
+    fn counting(len: u8) -> SecretBytes {
+        secret(&(0..len).collect::<Vec<u8>>())
+    }
+
+    #[test]
+    fn diffusion_gives_the_known_answers() {
+        let cases: [(&[u8], &str); 2] = [
+            (
+                &[0x11; 64],
+                "96274dcb97b7b27a7287f1149f0e99e90a4289c4f5d539acbae4cc404ae44fbd\
+                 fee345c9e944a2097067b4a311f024d6fa765073fe0bc0051b67b3cdfabd393c",
+            ),
+            // The last block is short.
+            (
+                &[0x22; 40],
+                "4cd0c917a55d35b7679365c1c9523bbf6a88ad8807f68971bfce5f015d235be03f5e1623bb0223b0",
+            ),
+        ];
+        for (data, expected) in cases {
+            let mut seen = vec![0; data.len()];
+            diffuse(data, &mut seen, Hash::Sha256);
+            assert_eq!(hex::encode(seen), expected);
+        }
+    }
+
+    #[test]
+    fn two_stripes_give_the_known_answer() {
+        let split = split_with(&counting(64), 2, Hash::Sha256, |random| {
+            random.fill(0x11);
+            Ok(())
+        })
+        .expect("a split");
+        assert_eq!(
+            hex::encode(&split.expose()[64..]),
+            "96264fc893b2b47d7a8efb1f930397e61a539bd7e1c02fbba2fdd65b56f951a2\
+             dec267eacd61842e584e9e883ddd0af9ca476240ca3ef632235e89f6c6800703"
+        );
+    }
+
+    #[test]
+    fn merge_undoes_split_for_each_hash_and_odd_key_lengths() {
+        for hash in Hash::ALL.into_iter().filter(|hash| hash.allowed_for_new()) {
+            for len in [1, 16, 31, 32, 33, 64, 96] {
+                let key = counting(len);
+                let split = split(&key, 7, hash).expect("a split");
+                assert_eq!(split.len(), usize::from(len) * 7);
+                let merged = merge(&split, key.len(), 7, hash).expect("a merge");
+                assert!(merged.ct_eq(&key), "{} {len}", hash.name());
+            }
+        }
+    }
+
+    #[test]
+    fn one_changed_bit_in_any_stripe_destroys_the_whole_key() {
+        let key = counting(64);
+        let mut split = split(&key, 5, Hash::Sha256).expect("a split");
+        for stripe in 0..4 {
+            split.expose_mut()[stripe * 64 + 3] ^= 1;
+            let merged = merge(&split, 64, 5, Hash::Sha256).expect("a merge");
+            split.expose_mut()[stripe * 64 + 3] ^= 1;
+            let equal = merged
+                .expose()
+                .iter()
+                .zip(key.expose())
+                .filter(|(a, b)| a == b)
+                .count();
+            // Each hash block diffuses within itself and the next stripe only within blocks,
+            // so the changed block of 32 bytes is lost.
+            assert!(
+                equal < 64 - 24,
+                "{equal} bytes survived a change in stripe {stripe}"
+            );
+        }
+    }
+
+    #[test]
+    fn material_may_be_longer_than_the_stripes_but_not_shorter() {
+        let key = counting(33);
+        let split = split(&key, 3, Hash::Sha256).expect("a split");
+        let mut padded = split.expose().to_vec();
+        padded.resize(512, 0xee);
+        let merged = merge(&secret(&padded), 33, 3, Hash::Sha256).expect("a merge");
+        assert!(merged.ct_eq(&key));
+        assert!(merge(&secret(&split.expose()[1..]), 33, 3, Hash::Sha256).is_err());
+    }
+
+    #[test]
+    fn absurd_parameters_are_errors() {
+        let key = counting(32);
+        assert!(
+            split(&key, 1, Hash::Sha256).is_err(),
+            "one stripe splits nothing"
+        );
+        assert!(split(&key, 0, Hash::Sha256).is_err());
+        assert!(split(&secret(&[]), 4000, Hash::Sha256).is_err());
+        assert!(
+            split(&key, 4000, Hash::Sha1).is_err(),
+            "SHA-1 only opens old headers"
+        );
+        assert!(merge(&key, 0, 4000, Hash::Sha256).is_err());
+        assert!(merge(&key, usize::MAX, u32::MAX, Hash::Sha256).is_err());
+    }
+}

@@ -207,10 +207,6 @@ impl IoBuf<Blank> {
     ///
     /// # Panics
     /// If `len` is longer than the slot.
-    #[expect(
-        clippy::result_large_err,
-        reason = "the buffer must not be lost with the error"
-    )]
     pub fn fill_plain<E>(
         mut self,
         len: usize,
@@ -243,10 +239,6 @@ impl IoBuf<Blank> {
     ///
     /// # Panics
     /// If `len` is longer than the slot.
-    #[expect(
-        clippy::result_large_err,
-        reason = "the buffer must not be lost with the error"
-    )]
     pub fn read_cipher<E>(
         mut self,
         len: usize,
@@ -256,6 +248,12 @@ impl IoBuf<Blank> {
             Ok(()) => Ok(self.assume_cipher(len)),
             Err(e) => Err((self, e)),
         }
+    }
+
+    /// The whole slot, for a device that writes ciphertext into memory by itself.
+    #[must_use]
+    pub fn device_bytes(&mut self) -> &mut [u8] {
+        self.slot.bytes_mut(self.slot.arena.slot_bytes)
     }
 
     /// Where a device read may put bytes: [`IoBuf::capacity`] of them.
@@ -273,7 +271,21 @@ impl IoBuf<Plain> {
     }
 }
 
+impl IoBuf<Plain> {
+    /// Lets bytes go to the device as they are: for linear segments, which are not encrypted.
+    #[must_use]
+    pub fn into_linear(self) -> IoBuf<Cipher> {
+        self.into_state()
+    }
+}
+
 impl IoBuf<Cipher> {
+    /// Takes bytes of the device as they are: for linear segments, which are not encrypted.
+    #[must_use]
+    pub fn into_linear(self) -> IoBuf<Plain> {
+        self.into_state()
+    }
+
     /// The ciphertext.
     #[must_use]
     pub fn as_cipher(&self) -> &[u8] {

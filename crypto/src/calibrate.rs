@@ -154,7 +154,7 @@ fn scaled(costs: Costs, limits: Limits, took: Duration, target: Duration) -> Cos
         // More is wanted: memory up to the ceiling, then passes.
         let memory = at(costs.time.into()).min(limits.max_memory_kib.into());
         let memory_kib = clamp_memory(memory, limits);
-        let time = (work / u128::from(memory_kib)).max(costs.time.into());
+        let time = nearest(work, memory_kib).max(costs.time.into());
         let time = if memory_kib < limits.max_memory_kib {
             costs.time.into()
         } else {
@@ -166,7 +166,7 @@ fn scaled(costs: Costs, limits: Limits, took: Duration, target: Duration) -> Cos
         }
     } else {
         // Less is wanted: passes down to the fewest, then memory.
-        let time = (work / u128::from(costs.memory_kib)).max(MIN_TIME.into());
+        let time = nearest(work, costs.memory_kib).max(MIN_TIME.into());
         let time = u32::try_from(time).unwrap_or(u32::MAX);
         let memory_kib = if time > MIN_TIME {
             costs.memory_kib
@@ -175,6 +175,12 @@ fn scaled(costs: Costs, limits: Limits, took: Duration, target: Duration) -> Cos
         };
         Costs { time, memory_kib }
     }
+}
+
+/// Passes that come nearest to `work`: cutting off could miss the 95 per cent for good.
+fn nearest(work: u128, memory_kib: u32) -> u128 {
+    let memory = u128::from(memory_kib);
+    (work + memory / 2) / memory
 }
 
 fn clamp_memory(memory_kib: u128, limits: Limits) -> u32 {
@@ -223,4 +229,163 @@ fn thread_time() -> Result<Duration, CryptoError> {
         .map_err(|e| CryptoError::Unsupported {
             what: format!("thread clock: {e}"),
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        min_memory_kib: 32,
+        max_memory_kib: 1 << 20,
+        lanes: 4,
+    };
+
+    /// A machine that needs `ns` nanoseconds per pass and KiB, and a start-up time.
+    fn machine(ns: u64, start_up_us: u64) -> impl FnMut(Costs) -> Result<Duration, CryptoError> {
+        move |costs| {
+            let work = u64::try_from(costs.work()).expect("a sane amount of work");
+            Ok(Duration::from_micros(start_up_us) + Duration::from_nanos(ns * work))
+        }
+    }
+
+    fn search(target_ms: u64, limits: Limits, ns: u64) -> (Costs, Duration) {
+        let mut timed = machine(ns, 200);
+        let costs = search_argon2(Duration::from_millis(target_ms), limits, &mut timed)
+            .expect("a fake machine does not fail");
+        (costs, timed(costs).expect("a fake machine does not fail"))
+    }
+
+    fn hits(took: Duration, target_ms: u64) {
+        assert!(
+            fits(took, Duration::from_millis(target_ms)),
+            "{took:?} for {target_ms} ms"
+        );
+    }
+
+    #[test]
+    fn memory_grows_to_the_ceiling_before_passes_do() {
+        // 1 GiB and four passes take 4.2 s here: the target is met below the ceiling.
+        let (costs, took) = search(2000, LIMITS, 1000);
+        assert_eq!(costs.time, MIN_TIME);
+        assert!(costs.memory_kib > 300_000 && costs.memory_kib < LIMITS.max_memory_kib);
+        hits(took, 2000);
+        // A machine five times as fast: memory is at its ceiling, passes give the rest.
+        let (costs, took) = search(2000, LIMITS, 200);
+        assert_eq!(costs.memory_kib, LIMITS.max_memory_kib);
+        assert!(costs.time > MIN_TIME);
+        hits(took, 2000);
+    }
+
+    #[test]
+    fn a_slow_machine_lowers_memory_and_never_the_passes_below_four() {
+        let (costs, took) = search(2000, LIMITS, 50_000);
+        assert_eq!(costs.time, MIN_TIME);
+        assert!(costs.memory_kib < START_MEMORY_KIB);
+        hits(took, 2000);
+        let (costs, _) = search(1, LIMITS, 1_000_000_000 / 32);
+        assert_eq!(
+            (costs.time, costs.memory_kib),
+            (MIN_TIME, 32),
+            "the least there is"
+        );
+    }
+
+    #[test]
+    fn a_low_ceiling_is_never_exceeded() {
+        let limits = Limits {
+            max_memory_kib: 4096,
+            ..LIMITS
+        };
+        let mut most = 0;
+        let mut timed = machine(500, 100);
+        let costs = search_argon2(Duration::from_millis(2000), limits, &mut |costs| {
+            most = most.max(costs.memory_kib);
+            timed(costs)
+        })
+        .expect("a fake machine does not fail");
+        assert_eq!((costs.memory_kib, most), (4096, 4096));
+        hits(timed(costs).expect("a fake machine does not fail"), 2000);
+    }
+
+    #[test]
+    fn a_machine_whose_times_jump_ends_the_search_near_the_target() {
+        let mut run = 0u64;
+        let mut times = Vec::new();
+        let mut timed = machine(700, 0);
+        search_argon2(Duration::from_millis(2000), LIMITS, &mut |costs| {
+            run += 1;
+            let took = timed(costs)?.mul_f64(if run.is_multiple_of(2) { 1.3 } else { 0.8 });
+            times.push(took);
+            Ok(took)
+        })
+        .expect("a fake machine does not fail");
+        assert!(times.len() <= MAX_RUNS as usize);
+    }
+
+    #[test]
+    fn the_first_run_is_small_and_steps_lead_from_short_runs_to_telling_ones() {
+        let mut seen = Vec::new();
+        let mut timed = machine(10, 0);
+        search_argon2(Duration::from_millis(2000), LIMITS, &mut |costs| {
+            seen.push(costs);
+            timed(costs)
+        })
+        .expect("a fake machine does not fail");
+        assert_eq!(
+            seen[0],
+            Costs {
+                time: MIN_TIME,
+                memory_kib: START_MEMORY_KIB
+            }
+        );
+        assert!(seen.len() <= 6, "{seen:?}");
+    }
+
+    #[test]
+    fn lanes_and_memory_keep_to_the_machine() {
+        let machine = Machine {
+            ram_kib: 1 << 20,
+            free_kib: 1 << 19,
+            swap_kib: 1,
+            cpus: 2,
+        };
+        let limits = Limits::new(&machine, u32::MAX, u32::MAX);
+        assert_eq!(limits.lanes, 2, "no more lanes than processors");
+        assert_eq!(limits.max_memory_kib, 1 << 19, "half of the RAM");
+        let big = Machine {
+            ram_kib: 1 << 30,
+            cpus: 64,
+            ..machine
+        };
+        let limits = Limits::new(&big, u32::MAX, u32::MAX);
+        assert_eq!(
+            (limits.lanes, limits.max_memory_kib),
+            (4, FORMAT_MAX_MEMORY_KIB)
+        );
+        assert_eq!(Limits::new(&big, 65536, 1).max_memory_kib, 65536);
+        assert_eq!(
+            Limits::new(&big, 0, 0).max_memory_kib,
+            32,
+            "never below the least"
+        );
+    }
+
+    #[test]
+    fn pbkdf2_is_scaled_from_a_telling_run() {
+        let target = Duration::from_secs(2);
+        let mut runs = 0;
+        let iterations = search_pbkdf2(target, &mut |iterations| {
+            runs += 1;
+            Ok(Duration::from_nanos(u64::from(iterations) * 400))
+        })
+        .expect("a fake machine does not fail");
+        assert_eq!(iterations, 5_000_000);
+        assert!(runs < 8, "{runs} runs");
+        let few = search_pbkdf2(target, &mut |_| Ok(Duration::from_secs(3600)));
+        assert_eq!(
+            few.expect("a fake machine does not fail"),
+            FORMAT_MIN_ITERATIONS
+        );
+    }
 }

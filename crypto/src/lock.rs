@@ -296,11 +296,19 @@ pub(crate) fn wipe(bytes: &mut [u8]) {
     compiler_fence(Ordering::SeqCst);
 }
 
-/// Overwrites the part of the stack that a call just left, where round keys and hash states
-/// of called libraries may still lie.
+/// Overwrites the part of the stack that a call just left, where round keys, hash states and
+/// plaintext of called code may still lie. For calls that are rare or go deep.
 #[inline(never)]
 pub(crate) fn wipe_stack() {
     let mut below = [0u8; 16 * 1024];
+    wipe(&mut below);
+}
+
+/// [`wipe_stack`] for the sector cipher, which runs once per request and goes less deep: its
+/// batches, and the copies of the round keys that the widest AES backend makes.
+#[inline(never)]
+pub(crate) fn wipe_cipher_stack() {
+    let mut below = [0u8; 8 * 1024];
     wipe(&mut below);
 }
 

@@ -193,7 +193,10 @@ impl VolumeKey {
     /// For a length of zero, and [`CryptoError::WeakKey`] for equal XTS halves.
     pub fn adopt(key: SecretBytes) -> Result<Self, CryptoError> {
         if key.is_empty() {
-            return Err(CryptoError::Length { what: "volume key in bytes", is: 0 });
+            return Err(CryptoError::Length {
+                what: "volume key in bytes",
+                is: 0,
+            });
         }
         Self::checked(key)
     }
@@ -306,11 +309,11 @@ impl KeyHandover {
         VolumeKey::checked(key)
     }
 
-    /// Overwrites the key, for every process that shares the file, and closes it here.
+    /// Overwrites the key, for every process that shares the file.
     ///
     /// # Errors
     /// When it cannot be mapped.
-    pub fn wipe(self) -> Result<(), CryptoError> {
+    pub fn wipe(&self) -> Result<(), CryptoError> {
         self.file.with_mapping(wipe)
     }
 }

@@ -201,7 +201,9 @@ impl SectorCipher {
             "requests hold whole sectors"
         );
         match &self.keys {
-            Some(keys) => keys.crypt(direction, data, sector, iv.0, self.sector.iv_step()),
+            Some(keys) => {
+                keys.crypt(direction, data, sector, iv.0.into(), self.sector.iv_step());
+            }
             None => {
                 let _copied = data.into_out_with_copied_in();
             }
