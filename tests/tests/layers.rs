@@ -89,6 +89,7 @@ const NOT_DIRECTLY: &[(&str, &[&str])] = &[
 const UNSAFE_FILES: &[&str] = &[
     "crypto/src/buf.rs",
     "crypto/src/lock.rs",
+    "crypto/tests/process.rs",
     "data-path/src/alloc_guard.rs",
     "data-path/src/process.rs",
     "data-path/src/uring.rs",
