@@ -1,0 +1,136 @@
+//! Serves one queue; each tag is answered exactly once, with its full length or an error.
+//!
+//! Read: **[`serve`]** → [`request::parse`] → [`Lane::begin`] → the gate, the segment map, a read of the backing through this
+//! queue's ring, decryption in place → [`CharDevice`] takes the plaintext → [`QueueRing::commit`].
+//!
+//! Write: the same with [`CharDevice`] first, which fills the lane's buffer, encryption in place, a write of the
+//! backing, then the commit.
+//!
+//! Everything from the first request on runs without allocating and without a lock shared
+//! with the control thread.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use luksmith_data_path::alloc_guard::no_alloc;
+use luksmith_data_path::process::{Hardening, harden_thread};
+use luksmith_data_path::{Engine, Event, Lane, LaneConfig};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+
+use crate::request;
+use crate::sys::{CharDevice, QueueRing, Reaped};
+
+/// One queue, before its thread runs.
+pub(crate) struct Queue {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) char_device: Arc<File>,
+    pub(crate) queue: u16,
+    pub(crate) depth: u16,
+    pub(crate) max_io_bytes: u32,
+    /// Processors whose requests arrive here.
+    pub(crate) cpus: Vec<usize>,
+}
+
+/// Serves until the device goes. `ready` is called once, when every tag waits for a request or
+/// when that could not be had.
+///
+/// # Errors
+/// Only what makes it impossible to go on: the process must then end, so that the keeper
+/// replaces it. A failed request is no error here.
+pub(crate) fn serve(queue: Queue, ready: impl FnOnce(Result<(), String>)) -> io::Result<()> {
+    let Queue {
+        engine,
+        char_device,
+        queue,
+        depth,
+        max_io_bytes,
+        cpus,
+    } = queue;
+    let prepared = (|| -> Result<_, String> {
+        let report = harden_thread(HARDENING);
+        if !report.is_complete() {
+            return Err(report.to_string());
+        }
+        stay_on(&cpus);
+        let config = LaneConfig::for_depth(depth, max_io_bytes);
+        let mut lane = Lane::new(&engine, &config).map_err(|e| format!("buffers: {e}"))?;
+        let backing = engine.backing();
+        let ring = QueueRing::new(
+            &char_device,
+            std::os::fd::AsFd::as_fd(backing),
+            queue,
+            depth,
+        );
+        let mut ring = ring.map_err(|e| format!("io_uring of queue {queue}: {e}"))?;
+        ring.adopt(&mut lane)
+            .map_err(|e| format!("register buffers: {e}"))?;
+        ring.fetch_all()
+            .map_err(|e| format!("fetch of queue {queue}: {e}"))?;
+        Ok((lane, ring))
+    })();
+    let (mut lane, mut ring) = match prepared {
+        Ok(prepared) => {
+            ready(Ok(()));
+            prepared
+        }
+        Err(why) => {
+            ready(Err(why));
+            return Ok(());
+        }
+    };
+    let mut exchange = CharDevice::new(char_device, queue);
+    let limits = *engine.limits();
+    let mut tags = depth;
+    let _guard = no_alloc();
+    // A tag that is gone gets no more requests; what the lane has begun is still finished.
+    while tags > 0 || !lane.is_idle() {
+        ring.wait()?;
+        while let Some(reaped) = ring.reap() {
+            match reaped {
+                Reaped::Request(tag) => match request::parse(&limits, ring.descriptor(tag)) {
+                    Ok(request) => lane.begin(tag, request),
+                    Err(errno) => ring.commit(tag, errno.negative())?,
+                },
+                Reaped::Gone => tags -= 1,
+                Reaped::Backing(completion) => lane.complete(completion),
+            }
+            while let Some(event) = lane.poll(&mut exchange) {
+                match event {
+                    Event::Submit(submission) => ring.submit(&submission)?,
+                    Event::Done { tag, result } => ring.commit(tag, answer(result))?,
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What the driver is told: a full length or a negative error.
+fn answer(result: Result<u32, luksmith_data_path::Errno>) -> i32 {
+    match result {
+        Ok(bytes) => i32::try_from(bytes).unwrap_or(i32::MAX),
+        Err(errno) => errno.negative(),
+    }
+}
+
+/// Signals stay with the control thread; the mark is inherited, but a mark that was lost would show only
+/// under memory pressure.
+const HARDENING: Hardening = Hardening {
+    mount_namespace: false,
+    lock_memory: false,
+    no_dumps: false,
+    ..Hardening::BLOCK_DEVICE
+};
+
+/// Keeps this thread near the processors that send it requests. Being elsewhere is slower, not wrong.
+fn stay_on(cpus: &[usize]) {
+    let mut set = CpuSet::new();
+    for cpu in cpus {
+        let _ = set.set(*cpu);
+    }
+    if !cpus.is_empty() {
+        let _ = sched_setaffinity(Pid::from_raw(0), &set);
+    }
+}
