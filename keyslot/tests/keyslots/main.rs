@@ -2,4 +2,7 @@
 
 mod changes;
 mod disk;
+mod formatting;
 mod opening;
+mod sequences;
+mod tokens;
