@@ -50,6 +50,22 @@ pub enum VolumeError {
         /// Number of digests that list it.
         digests: usize,
     },
+    /// A segment that is not encrypted, without a re-encryption that would explain it.
+    #[error("segment {segment} is not encrypted")]
+    Plain {
+        /// The segment.
+        segment: u8,
+    },
+    /// Header and data share a device, and the data would overwrite the header.
+    #[error("segment {segment} begins at byte {offset}, inside the {header_len} bytes of header")]
+    InsideHeader {
+        /// The segment.
+        segment: u8,
+        /// Its first byte.
+        offset: u64,
+        /// Bytes of both header copies and the keyslots area.
+        header_len: u64,
+    },
     /// The data does not fit the data device.
     #[error("segment {segment} ends at byte {end}, the data device has {device_len}")]
     DeviceTooSmall {
@@ -140,6 +156,12 @@ impl VolumePlan {
                 what: what.to_owned(),
             };
             let crypt = match &segment.kind {
+                // Plain segments belong to a re-encryption. In a header at rest, somebody with the
+                // disk in hand put it there, so that what is written lies in the clear: the same
+                // trick as a null cipher, behind the same switch.
+                SegmentKind::Linear if allow_null == AllowNull::No => {
+                    return Err(VolumeError::Plain { segment: number });
+                }
                 SegmentKind::Linear => None,
                 SegmentKind::Crypt(crypt) => {
                     if let Some(integrity) = &crypt.integrity {
@@ -204,6 +226,24 @@ impl VolumePlan {
             segments,
             allow_null: allow_null == AllowNull::Yes,
         })
+    }
+
+    /// For a header that lies on the data device itself: none of the data may lie where the header
+    /// does. A detached header used without its data device is such a case (its data begin at
+    /// byte 0), and so is a forged one.
+    ///
+    /// # Errors
+    /// [`VolumeError::InsideHeader`].
+    pub fn check_clear_of_header(&self, header: &Header) -> Result<(), VolumeError> {
+        let header_len = header.metadata().total_bytes();
+        match self.segments.iter().find(|s| s.backing_offset < header_len) {
+            None => Ok(()),
+            Some(segment) => Err(VolumeError::InsideHeader {
+                segment: segment.number,
+                offset: segment.backing_offset,
+                header_len,
+            }),
+        }
     }
 
     /// The digests whose keys [`open`](Self::open) needs, each once.
