@@ -4,7 +4,7 @@
 //! when any of its parts is the null cipher or the mode ECB, also inside the kernel's own
 //! notation (`capi:ecb(cipher_null)`).
 
-use luksmith_luks2::Metadata;
+use luksmith_luks2::{Metadata, SegmentKind};
 
 /// True if `name` is empty, a null cipher, or any cipher in ECB mode.
 pub(crate) fn is_weak(name: &str) -> bool {
@@ -18,11 +18,21 @@ pub(crate) fn is_weak(name: &str) -> bool {
             })
 }
 
-/// The first data segment whose cipher is weak: its number and the name in the header.
+/// The first data segment that protects nothing: its number and the cipher's name in the header,
+/// or "linear" for one that is not encrypted at all.
+///
+/// While a reencryption is under way, plain segments have their place; in a header at rest they
+/// are the null cipher's trick by another name.
 pub(crate) fn weak_segment(metadata: &Metadata) -> Option<(u8, String)> {
     metadata.segments().iter().find_map(|(number, segment)| {
-        let name = &segment.crypt()?.encryption;
-        is_weak(name).then(|| (*number, name.clone()))
+        let name = match segment.crypt() {
+            Some(crypt) if is_weak(&crypt.encryption) => crypt.encryption.clone(),
+            None if segment.kind == SegmentKind::Linear && !metadata.reencryption_in_progress() => {
+                "linear".to_owned()
+            }
+            _ => return None,
+        };
+        Some((*number, name))
     })
 }
 

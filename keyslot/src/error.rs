@@ -1,4 +1,7 @@
 //! What can go wrong, sorted by whose fault it is.
+//!
+//! Names out of a header are printed escaped: whoever wrote the header also wrote them, and a
+//! terminal obeys more than letters.
 
 use std::fmt;
 
@@ -24,7 +27,7 @@ pub enum SlotError {
     #[error("wrong passphrase")]
     WrongSecret,
     /// The key area, or a data segment, names a cipher that does not encrypt.
-    #[error("{place} uses \"{cipher}\", which does not protect anything")]
+    #[error("{place} uses {cipher:?}, which does not protect anything")]
     WeakCipher {
         /// "keyslot 3" or "segment 0".
         place: String,
@@ -40,7 +43,7 @@ pub enum SlotError {
         found: usize,
     },
     /// The header demands something unknown, so none of its slots is tried.
-    #[error("the header has an unknown requirement: {0}")]
+    #[error("the header has an unknown requirement: {0:?}")]
     Requirement(String),
     /// The bytes of the key area that the caller read are too few.
     #[error("key area of slot {slot} is cut short: {found} of {expected} bytes")]
@@ -222,10 +225,10 @@ pub enum PlanError {
     #[error("a reencryption is under way: keys cannot be changed now")]
     Reencrypting,
     /// The header demands something unknown, so it is not changed.
-    #[error("the header has an unknown requirement: {0}")]
+    #[error("the header has an unknown requirement: {0:?}")]
     Requirement(String),
     /// A null or ECB cipher for a new volume or slot.
-    #[error("cipher \"{0}\" does not protect anything")]
+    #[error("cipher {0:?} does not protect anything")]
     WeakCipher(String),
     /// A setting that has no meaning, or not this value.
     #[error("{option}: {why}")]

@@ -154,7 +154,7 @@ pub(crate) fn may_open(metadata: &Metadata, limits: &OpenLimits) -> Result<(), U
     {
         return Err(UnlockError::with_detail(
             UnlockErrorKind::WeakCipher,
-            format!("segment {segment}: {cipher}"),
+            format!("segment {segment}: {cipher:?}"),
         ));
     }
     Ok(())
