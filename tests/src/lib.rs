@@ -1,11 +1,13 @@
 //! Tests that need more than one crate: layers, interop, transcripts, virtual machines.
 //!
-//! Virtual machines: [`vm`]. The other side of interoperability: [`cryptsetup`]; ours: [`image`]. The tests themselves lie in `tests/tests/`.
+//! Virtual machines: [`vm`]. The other side of interoperability: [`cryptsetup`]; ours: [`image`], [`open`], [`nbd`]. The tests themselves lie in `tests/tests/`.
 
 use std::path::{Path, PathBuf};
 
 pub mod cryptsetup;
 pub mod image;
+pub mod nbd;
+pub mod open;
 pub mod vm;
 
 /// Folder of the workspace.
