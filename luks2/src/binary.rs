@@ -366,8 +366,10 @@ pub fn verify_checksum(copy: &[u8], algorithm: ChecksumAlgorithm) -> Result<(), 
             need: BINARY_BYTES,
         });
     }
-    let sum = checksum_of(copy, algorithm);
-    if copy[AT_CSUM..AT_CSUM + sum.len()] == sum[..] {
+    // The unused rest of the field is zero: no byte of a copy is outside of the check.
+    let mut field = checksum_of(copy, algorithm);
+    field.resize(CSUM_BYTES, 0);
+    if copy[AT_CSUM..AT_CSUM + CSUM_BYTES] == field[..] {
         Ok(())
     } else {
         Err(FormatError::Checksum {

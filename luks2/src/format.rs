@@ -137,7 +137,7 @@ impl FormatPlan {
             return Ok(());
         };
         let sector = u64::from(options.sector_size);
-        let data = len.checked_sub(self.data_offset).unwrap_or(0);
+        let data = len.saturating_sub(self.data_offset);
         if data == 0 || (sector > 0 && data < sector) {
             return geometry(format!(
                 "no room for data: it starts at {}, the device has {len} bytes",

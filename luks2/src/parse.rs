@@ -269,15 +269,6 @@ fn requirements(top: &At<'_>) -> Result<Requirements, FormatError> {
 fn token(at: &At<'_>) -> Result<Token, FormatError> {
     let kind = at.text("type")?.to_owned();
     let keyslots = at.references("keyslots", Rule::TokenKeyslot)?;
-    if kind == "luks2-keyring" {
-        at.text("key_description")?;
-        if at.object.len() != 3 {
-            return broken(
-                Rule::TokenKeyring,
-                format!("{} has {} members, not 3", at.name, at.object.len()),
-            );
-        }
-    }
     Ok(Token {
         kind,
         keyslots,
@@ -329,13 +320,13 @@ fn segment(at: &At<'_>) -> Result<Segment, FormatError> {
             format!("{}.offset {offset} is no multiple of 512", at.name),
         );
     }
-    if let SegmentSize::Fixed(bytes) = size {
-        if bytes == 0 || bytes % 512 != 0 {
-            return broken(
-                Rule::SegmentSize,
-                format!("{}.size {bytes} is 0 or no multiple of 512", at.name),
-            );
-        }
+    if let SegmentSize::Fixed(bytes) = size
+        && (bytes == 0 || bytes % 512 != 0)
+    {
+        return broken(
+            Rule::SegmentSize,
+            format!("{}.size {bytes} is 0 or no multiple of 512", at.name),
+        );
     }
     let flags = at.optional_texts("flags")?;
     let kind = match kind {
@@ -371,14 +362,14 @@ fn crypt(at: &At<'_>, size: SegmentSize) -> Result<Crypt, FormatError> {
             format!("{}.sector_size is {sector_size}", at.name),
         );
     }
-    if let SegmentSize::Fixed(bytes) = size {
-        if bytes % u64::from(sector_size) != 0 {
-            let detail = format!(
-                "{}.size {bytes} is no multiple of its sector size {sector_size}",
-                at.name
-            );
-            return broken(Rule::SegmentWholeSectors, detail);
-        }
+    if let SegmentSize::Fixed(bytes) = size
+        && bytes % u64::from(sector_size) != 0
+    {
+        let detail = format!(
+            "{}.size {bytes} is no multiple of its sector size {sector_size}",
+            at.name
+        );
+        return broken(Rule::SegmentWholeSectors, detail);
     }
     let integrity = if at.object.contains_key("integrity") {
         Some(integrity(&at.object("integrity")?)?)

@@ -25,13 +25,17 @@ impl Token {
         self.kind.starts_with("luks2-")
     }
 
-    /// The key description of a `luks2-keyring` token.
+    /// The key description of a `luks2-keyring` token. `None` for any other, also for one that has other members than
+    /// the three that it may have: it is kept, but not used.
     #[must_use]
     pub fn keyring_description(&self) -> Option<&str> {
-        if self.kind == "luks2-keyring" {
-            self.raw.get("key_description")?.as_str()
-        } else {
-            None
+        let members = self.raw.as_object()?;
+        if self.kind != "luks2-keyring" || members.len() != 3 {
+            return None;
         }
+        members
+            .get("key_description")?
+            .as_str()
+            .filter(|text| !text.is_empty())
     }
 }

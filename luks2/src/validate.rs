@@ -27,7 +27,6 @@ pub enum Rule {
     ObjectNumber,
     RequirementReencryptions,
     TokenKeyslot,
-    TokenKeyring,
     DigestType,
     DigestValue,
     DigestKeyslot,
@@ -88,7 +87,6 @@ impl fmt::Display for Rule {
                 "more than one kind of online re-encryption is required"
             }
             Self::TokenKeyslot => "a token names a keyslot that is not there",
-            Self::TokenKeyring => "a keyring token has other members than it may have",
             Self::DigestType => "a digest is of an unknown type",
             Self::DigestValue => "a digest is empty or costs nothing",
             Self::DigestKeyslot => "a digest names a keyslot that is not there",
@@ -366,7 +364,8 @@ fn config_fits_the_header(metadata: &Metadata) -> Result<(), FormatError> {
             format!("config.json_size is {}, not {expected}", config.json_size),
         );
     }
-    if config.keyslots_size % ALIGNMENT != 0 || config.keyslots_size > MAX_KEYSLOTS_BYTES {
+    if !config.keyslots_size.is_multiple_of(ALIGNMENT) || config.keyslots_size > MAX_KEYSLOTS_BYTES
+    {
         return broken(
             Rule::KeyslotsSize,
             format!("config.keyslots_size is {}", config.keyslots_size),
