@@ -6,7 +6,9 @@
 //! 3. a copy is good when its magic, version, size, offset, checksum, JSON and every rule of the metadata are right;
 //! 4. both good: the higher sequence number wins. Equal numbers with different content should not be; then the primary
 //!    wins, as it is the copy that is written first, and the conflict is reported ([`RepairReason::Conflict`]);
-//! 5. both copies and the keyslots area must fit the device.
+//! 5. a copy that cannot be read ([`CopyState::Unreadable`]) is not in force, but not known to be bad either: the other
+//!    one serves if it is good. Only an explicit repair should rewrite it, as the device may just be flaky;
+//! 6. both copies and the keyslots area must fit the device.
 //!
 //! Nothing is written here. [`Resolved::repair`] says which copy is to be rewritten from the one in force. Whoever does
 //! that must first look for a foreign signature when the primary is the bad one ([`RepairReason::is_primary_gone`]), so
@@ -45,6 +47,8 @@ pub enum CopyState {
     },
     /// Not usable, and why.
     Bad(FormatError),
+    /// The device did not give it, and what it said instead.
+    Unreadable(String),
 }
 
 /// A copy that should be rewritten from the one in force.
@@ -66,6 +70,8 @@ pub enum RepairReason {
         /// Its sequence number.
         seqid: SeqId,
     },
+    /// The device does not give it. It may be good, and newer: not to be rewritten but by an explicit repair.
+    Unreadable(String),
     /// Same sequence number, other content. No orderly writer leaves this; say it loudly.
     Conflict,
 }
@@ -104,7 +110,7 @@ pub enum ResolveError {
         /// Bytes of the device.
         have: u64,
     },
-    /// Reading failed.
+    /// Reading failed, and no copy that could be read is usable.
     #[error("reading {len} bytes at {offset}")]
     Read {
         /// Where.
@@ -121,26 +127,18 @@ pub enum ResolveError {
 /// `device_len` is the length of the header device; nothing is read beyond it.
 ///
 /// # Errors
-/// See [`ResolveError`]. A failing read of one copy is an error, not a bad copy: a device that answers sometimes must not
-/// lead to a repair.
+/// See [`ResolveError`].
 pub fn resolve(
     read: &mut dyn FnMut(u64, usize) -> io::Result<Vec<u8>>,
     device_len: u64,
 ) -> Result<Resolved, ResolveError> {
     let mut reader = Reader { read, device_len };
-    let primary = reader.copy(HeaderCopy::Primary, 0)?;
+    let primary = reader.copy(HeaderCopy::Primary, 0);
     let secondary = match &primary {
-        Ok((header, _)) => reader.copy(HeaderCopy::Secondary, header.size.bytes())?,
-        Err(_) => reader.probe()?,
+        Ok((header, _)) => reader.copy(HeaderCopy::Secondary, header.size.bytes()),
+        Err(_) => reader.probe(),
     };
-    let state = |found: &Found| match found {
-        Ok((header, salt)) => CopyState::Good {
-            seqid: header.seqid,
-            salt: *salt,
-        },
-        Err(error) => CopyState::Bad(error.clone()),
-    };
-    let (primary_state, secondary_state) = (state(&primary), state(&secondary));
+    let states = [CopyState::of(&primary), CopyState::of(&secondary)];
     let (header, in_force, repair) = choose(primary, secondary)?;
     let need = header.metadata.total_bytes();
     if need > device_len {
@@ -149,16 +147,55 @@ pub fn resolve(
             have: device_len,
         });
     }
+    let [primary, secondary] = states;
     Ok(Resolved {
         header,
         in_force,
         repair,
-        primary: primary_state,
-        secondary: secondary_state,
+        primary,
+        secondary,
     })
 }
 
-type Found = Result<(Header, [u8; SALT_BYTES]), FormatError>;
+type Found = Result<(Header, [u8; SALT_BYTES]), NoCopy>;
+
+/// Why there is no copy at a place.
+enum NoCopy {
+    Bad(FormatError),
+    Unreadable {
+        offset: u64,
+        len: usize,
+        source: io::Error,
+    },
+}
+
+impl From<FormatError> for NoCopy {
+    fn from(error: FormatError) -> Self {
+        Self::Bad(error)
+    }
+}
+
+impl NoCopy {
+    fn reason(self) -> RepairReason {
+        match self {
+            Self::Bad(error) => RepairReason::Damaged(error),
+            Self::Unreadable { source, .. } => RepairReason::Unreadable(source.to_string()),
+        }
+    }
+}
+
+impl CopyState {
+    fn of(found: &Found) -> Self {
+        match found {
+            Ok((header, salt)) => Self::Good {
+                seqid: header.seqid,
+                salt: *salt,
+            },
+            Err(NoCopy::Bad(error)) => Self::Bad(error.clone()),
+            Err(NoCopy::Unreadable { source, .. }) => Self::Unreadable(source.to_string()),
+        }
+    }
+}
 
 fn choose(
     primary: Found,
@@ -188,19 +225,46 @@ fn choose(
                 Ok((first, Primary, repair(Secondary, RepairReason::Conflict)))
             }
         }
-        (Ok((first, _)), Err(error)) => Ok((
-            first,
-            Primary,
-            repair(Secondary, RepairReason::Damaged(error)),
-        )),
-        (Err(error), Ok((second, _))) => Ok((
-            second,
-            Secondary,
-            repair(Primary, RepairReason::Damaged(error)),
-        )),
-        (Err(FormatError::Version(1)), Err(FormatError::NoMagic)) => Err(ResolveError::Luks1),
-        (Err(FormatError::NoMagic), Err(FormatError::NoMagic)) => Err(ResolveError::NotLuks2),
-        (Err(primary), Err(secondary)) => Err(ResolveError::BothBad { primary, secondary }),
+        (Ok((first, _)), Err(no_copy)) => Ok((first, Primary, repair(Secondary, no_copy.reason()))),
+        (Err(no_copy), Ok((second, _))) => {
+            Ok((second, Secondary, repair(Primary, no_copy.reason())))
+        }
+        (Err(primary), Err(secondary)) => Err(neither(primary, secondary)),
+    }
+}
+
+fn neither(primary: NoCopy, secondary: NoCopy) -> ResolveError {
+    match (primary, secondary) {
+        // What could not be read may have been a header; nothing else can be said.
+        (
+            NoCopy::Unreadable {
+                offset,
+                len,
+                source,
+            },
+            _,
+        )
+        | (
+            _,
+            NoCopy::Unreadable {
+                offset,
+                len,
+                source,
+            },
+        ) => ResolveError::Read {
+            offset,
+            len,
+            source,
+        },
+        (NoCopy::Bad(FormatError::Version(1)), NoCopy::Bad(FormatError::NoMagic)) => {
+            ResolveError::Luks1
+        }
+        (NoCopy::Bad(FormatError::NoMagic), NoCopy::Bad(FormatError::NoMagic)) => {
+            ResolveError::NotLuks2
+        }
+        (NoCopy::Bad(primary), NoCopy::Bad(secondary)) => {
+            ResolveError::BothBad { primary, secondary }
+        }
     }
 }
 
@@ -210,70 +274,59 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn bytes(
-        &mut self,
-        offset: u64,
-        len: usize,
-    ) -> Result<Result<Vec<u8>, FormatError>, ResolveError> {
+    fn bytes(&mut self, offset: u64, len: usize) -> Result<Vec<u8>, NoCopy> {
         let room = self.device_len.saturating_sub(offset);
         if room < len as u64 {
             let have = usize::try_from(room).unwrap_or(usize::MAX);
-            return Ok(Err(FormatError::TooShort {
+            return Err(FormatError::TooShort {
                 what: "header device",
                 have,
                 need: len,
-            }));
+            }
+            .into());
         }
-        let bytes = (self.read)(offset, len).map_err(|source| ResolveError::Read {
+        let unreadable = |source| NoCopy::Unreadable {
             offset,
             len,
             source,
-        })?;
-        if bytes.len() != len {
-            let source = io::Error::from(io::ErrorKind::UnexpectedEof);
-            return Err(ResolveError::Read {
-                offset,
-                len,
-                source,
-            });
+        };
+        let bytes = (self.read)(offset, len).map_err(unreadable)?;
+        if bytes.len() == len {
+            Ok(bytes)
+        } else {
+            Err(unreadable(io::ErrorKind::UnexpectedEof.into()))
         }
-        Ok(Ok(bytes))
     }
 
     /// One copy at one place. Reads the JSON area only behind a binary header that is right.
-    fn copy(&mut self, copy: HeaderCopy, offset: u64) -> Result<Found, ResolveError> {
-        let binary = match self.bytes(offset, BINARY_BYTES)? {
-            Ok(bytes) => bytes,
-            Err(_) => return Ok(Err(FormatError::NoMagic)),
+    fn copy(&mut self, copy: HeaderCopy, offset: u64) -> Found {
+        let binary = match self.bytes(offset, BINARY_BYTES) {
+            // A device that ends before the place has nothing there.
+            Err(NoCopy::Bad(_)) => return Err(FormatError::NoMagic.into()),
+            other => other?,
         };
-        let fields = match BinaryHeader::decode(&binary, copy, offset) {
-            Ok(fields) => fields,
-            Err(error) => return Ok(Err(error)),
-        };
+        let fields = BinaryHeader::decode(&binary, copy, offset)?;
         // At most 4 MiB, so this fits any usize that Rust's standard library knows.
-        let Ok(len) = usize::try_from(fields.size.bytes()) else {
-            return Ok(Err(FormatError::HeaderSize(fields.size.bytes())));
-        };
-        match self.bytes(offset, len)? {
-            Ok(bytes) => Ok(Header::decode(&bytes, copy, offset)),
-            Err(error) => Ok(Err(error)),
-        }
+        let len = usize::try_from(fields.size.bytes())
+            .map_err(|_| FormatError::HeaderSize(fields.size.bytes()))?;
+        let bytes = self.bytes(offset, len)?;
+        Ok(Header::decode(&bytes, copy, offset)?)
     }
 
     /// The first good secondary of all nine places; else the most telling failure.
-    fn probe(&mut self) -> Result<Found, ResolveError> {
-        let mut worst = FormatError::NoMagic;
+    fn probe(&mut self) -> Found {
+        let mut failure = NoCopy::Bad(FormatError::NoMagic);
         for size in HeaderSize::ALL {
-            match self.copy(HeaderCopy::Secondary, size.bytes())? {
-                Ok(found) => return Ok(Ok(found)),
-                Err(FormatError::NoMagic) => {}
-                Err(error) => {
-                    if worst == FormatError::NoMagic {
-                        worst = error;
+            match self.copy(HeaderCopy::Secondary, size.bytes()) {
+                Ok(found) => return Ok(found),
+                Err(NoCopy::Bad(FormatError::NoMagic)) => {}
+                Err(other) => {
+                    if matches!(failure, NoCopy::Bad(FormatError::NoMagic)) {
+                        failure = other;
                     }
                 }
             }
         }
-        Ok(Err(worst))
+        Err(failure)
     }
 }

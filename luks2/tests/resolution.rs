@@ -7,7 +7,7 @@ use std::io;
 use luksmith_luks2::binary::{BinaryHeader, write_checksum};
 use luksmith_luks2::{
     ChecksumAlgorithm, CopyState, FormatError, Header, HeaderCopy, HeaderSize, Label, Metadata,
-    Repair, RepairReason, ResolveError, SeqId, resolve,
+    Repair, RepairReason, ResolveError, Resolved, SeqId, resolve,
 };
 use serde_json::json;
 use support::{DATA, copies_of, fields, header, resolve_image, sample};
@@ -263,24 +263,63 @@ fn a_device_cut_short_is_refused_at_every_length() {
     assert!(resolve_image(&good, need).is_ok());
 }
 
+/// Resolves a whole image of which reads that touch these bytes fail.
+fn with_bad_sectors(image: &[u8], bad: &[u64]) -> Result<Resolved, ResolveError> {
+    let mut read = |offset: u64, len: usize| {
+        if bad
+            .iter()
+            .any(|at| (offset..offset + len as u64).contains(at))
+        {
+            Err(io::Error::other("medium error"))
+        } else {
+            Ok(support::read_sparse(image, offset, len))
+        }
+    };
+    resolve(&mut read, LEN)
+}
+
 #[test]
-fn a_read_error_is_no_damaged_copy() {
-    let good = image();
-    for fail_at in [0, 16384] {
-        let mut read = |offset, len| {
-            if offset == fail_at {
-                Err(io::Error::other("broken"))
+fn an_unreadable_copy_leaves_the_other_in_force_and_is_said_to_be_unreadable() {
+    // In the fields, in the JSON text, and in the unused end of the area.
+    for at in [0, 4096, 16383] {
+        for (start, bad) in [(0, HeaderCopy::Primary), (16384, HeaderCopy::Secondary)] {
+            let resolved = with_bad_sectors(&image(), &[start + at]).expect("the other is good");
+            assert_eq!(resolved.in_force, bad.other());
+            let reason = RepairReason::Unreadable("medium error".into());
+            assert_eq!(resolved.repair, Some(Repair { copy: bad, reason }));
+            let state = if bad == HeaderCopy::Primary {
+                resolved.primary
             } else {
-                Ok(support::read_sparse(&good, offset, len))
-            }
-        };
-        match resolve(&mut read, LEN) {
-            Err(ResolveError::Read { offset, .. }) => assert_eq!(offset, fail_at),
-            other => panic!("{other:?}"),
+                resolved.secondary
+            };
+            assert_eq!(state, CopyState::Unreadable("medium error".into()));
         }
     }
-    // Nor is a short read one.
-    let mut short = |offset, len: usize| Ok(support::read_sparse(&good, offset, len - 1));
+}
+
+#[test]
+fn without_a_readable_good_copy_the_read_error_is_the_error() {
+    match with_bad_sectors(&image(), &[0, 16384]) {
+        Err(ResolveError::Read {
+            offset: 0, source, ..
+        }) => assert_eq!(source.to_string(), "medium error"),
+        other => panic!("{other:?}"),
+    }
+    // Half a disk: one copy bad, the other not to be read.
+    for (damaged, unreadable) in [(5000, 16384), (16384 + 5000, 0)] {
+        let mut image = image();
+        image[damaged] ^= 1;
+        assert!(matches!(
+            with_bad_sectors(&image, &[unreadable]),
+            Err(ResolveError::Read { .. })
+        ));
+    }
+    // A place among the nine that cannot be read does not hide a good copy at another.
+    let mut gone = image();
+    gone[..ONE].fill(0);
+    assert!(with_bad_sectors(&gone, &[65536, 131_072]).is_ok());
+    // A short read is an unreadable copy, too.
+    let mut short = |offset, len: usize| Ok(support::read_sparse(&gone, offset, len - 1));
     assert!(matches!(
         resolve(&mut short, LEN),
         Err(ResolveError::Read { .. })

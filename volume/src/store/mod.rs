@@ -170,7 +170,7 @@ impl<D: MetadataDevice> HeaderStore<D> {
         };
         match state {
             CopyState::Good { salt, .. } => Ok(*salt),
-            CopyState::Bad(_) => self.fresh_salt(),
+            CopyState::Bad(_) | CopyState::Unreadable(_) => self.fresh_salt(),
         }
     }
 
