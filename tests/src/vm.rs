@@ -120,6 +120,8 @@ pub struct Suite {
     pub name: &'static str,
     /// The checks that are declared; each is a file `NAME.sh` of that folder.
     pub checks: &'static [&'static str],
+    /// Helper programs for `/usr/bin` of the machine, besides luksmith itself.
+    pub programs: &'static [&'static str],
 }
 
 impl Suite {
@@ -213,10 +215,13 @@ impl Suite {
         let job = out.join("runner.sh");
         fs::write(&job, RUNNER).expect("the runner is written");
         let rules = crate::project().join("udev");
-        let output = Vm::new(kernel)
+        let mut vm = Vm::new(kernel)
             .timeout(Duration::from_secs(seconds))
-            .option("--udev", rules.to_str().expect("a UTF-8 path"))
-            .boot(&job, &out);
+            .option("--udev", rules.to_str().expect("a UTF-8 path"));
+        for program in self.programs {
+            vm = vm.option("--bin", program);
+        }
+        let output = vm.boot(&job, &out);
         fs::write(
             out.join("boot"),
             format!(
@@ -237,13 +242,15 @@ impl Suite {
 /// runs `tests/tests/vm/ublk/opens_and_serves.sh` and `survives_kill.sh` on both kernels.
 /// A script is bash with `-euo pipefail` and the functions of `tests/src/vm/prelude.sh`;
 /// it succeeds when it comes to its end. Its first line says the claim; a line
-/// `# limit: 120` gives it more than the usual 60 seconds.
+/// `# limit: 120` gives it more than the usual 60 seconds. Helper programs are named as
+/// `"ublk" with (env!("CARGO_BIN_EXE_helper")): …`.
 #[macro_export]
 macro_rules! vm_suite {
-    ($suite:literal: $($check:ident),+ $(,)?) => {
+    ($suite:literal $(with ($program:expr))*: $($check:ident),+ $(,)?) => {
         static SUITE: $crate::vm::Suite = $crate::vm::Suite {
             name: $suite,
             checks: &[$(stringify!($check)),+],
+            programs: &[$($program),*],
         };
 
         #[test]

@@ -9,6 +9,8 @@ for script in *.sh; do
 	limit=$(sed -n 's/^# limit: *//p' "$script")
 	limit=${limit:-60}
 	start=$SECONDS
+	mount -t tmpfs -o mode=1777 tmp /tmp # a fresh one; an empty /mnt as well
+	mount -t tmpfs mnt /mnt
 	setsid bash -euEo pipefail -c '
 		trap '\''echo "failed (status $?) at line $LINENO of ${BASH_SOURCE[0]##*/}: $BASH_COMMAND" >&2'\'' ERR
 		cd /tmp
@@ -39,6 +41,7 @@ for script in *.sh; do
 	fi
 	echo $((SECONDS - start)) >"$name.seconds"
 	timeout -k 5 30 bash -c '. /run/vm/prelude.sh; leave_nothing_behind' >"$name.cleanup" 2>&1 </dev/null
+	umount -l /mnt /tmp
 	dmesg --clear
 	echo "$status" >"$name.status"
 	echo "$name: $status, $(cat "$name.seconds") s"
