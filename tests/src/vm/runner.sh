@@ -7,7 +7,7 @@ dmesg --clear
 for script in *.sh; do
 	name=${script%.sh}
 	limit=$(sed -n 's/^# limit: *//p' "$script")
-	limit=${limit:-60}
+	limit=${limit:-120}
 	start=$SECONDS
 	mount -t tmpfs -o mode=1777 tmp /tmp # a fresh one; an empty /mnt as well
 	mount -t tmpfs mnt /mnt
