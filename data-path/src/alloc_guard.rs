@@ -63,7 +63,8 @@ impl Drop for NoAlloc {
 #[inline]
 fn check() {
     // A thread that is being torn down has no thread-local any more: not an I/O loop.
-    if ACTIVE && FORBIDDEN.try_with(Cell::get).unwrap_or(0) > 0 {
+    // One that panics shall be able to say why.
+    if ACTIVE && FORBIDDEN.try_with(Cell::get).unwrap_or(0) > 0 && !std::thread::panicking() {
         refuse();
     }
 }

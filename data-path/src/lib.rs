@@ -28,3 +28,8 @@ pub use exchange::{Exchange, Tag};
 pub use lane::{Event, Lane, LaneConfig, LaneError, SlotClass};
 pub use request::{ByteRange, Limits, MAX_DISCARD_BYTES, Refusal, Request};
 pub use uring::{Completion, Submission};
+
+// The unit tests prove on the way that no step of a lane allocates.
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: alloc_guard::GuardedAllocator = alloc_guard::GuardedAllocator;

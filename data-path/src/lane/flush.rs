@@ -2,6 +2,7 @@
 
 use std::mem;
 
+use super::mutant::{self, Mutant};
 use super::task::Stage;
 use super::{Event, Lane};
 use crate::errno::Errno;
@@ -28,7 +29,11 @@ impl Lane {
         }
         if self.flush.running {
             task.stage = Stage::InRound;
-            self.flush.next.push(&mut self.links, tag);
+            if mutant::is(Mutant::JoinTheRunningFlush) {
+                self.flush.with_it.push(&mut self.links, tag);
+            } else {
+                self.flush.next.push(&mut self.links, tag);
+            }
             return false;
         }
         self.flush.running = true;

@@ -5,6 +5,7 @@ use std::mem;
 use luksmith_crypto::{Part, decrypt_parts, encrypt_parts};
 use nix::libc;
 
+use super::mutant::{self, Mutant};
 use super::task::{Buffer, Piece, Stage};
 use super::{Event, Lane, Slots};
 use crate::alloc_guard::may_allocate;
@@ -152,7 +153,7 @@ impl Lane {
                     len: rest,
                     offset,
                     buffer,
-                    durable: fua,
+                    durable: fua && !mutant::is(Mutant::NoFua),
                 }
             }
             (Request::Discard(_), _) => {
@@ -197,10 +198,10 @@ impl Lane {
                 let moved = result as u32;
                 // Nothing moved: the end of the backing, or a device that does not work.
                 // More than asked is no answer that can be built on.
-                if moved == 0 || moved > rest {
+                if (moved == 0 && !mutant::is(Mutant::NothingIsEnough)) || moved > rest {
                     return Next::Event(self.finish(tag, Err(Errno::IO)));
                 }
-                if moved < rest {
+                if moved < rest && !mutant::is(Mutant::ShortIsWhole) {
                     return self.short(tag, moved);
                 }
                 if let Request::Read(_) = task.request
@@ -216,7 +217,11 @@ impl Lane {
     /// The backing moved less than asked: goes on from the last whole block.
     fn short(&mut self, tag: Tag, moved: u32) -> Next {
         add(&self.counters.short, 1);
-        let whole = moved & !self.align_mask;
+        let whole = if mutant::is(Mutant::NoRounding) {
+            moved
+        } else {
+            moved & !self.align_mask
+        };
         if whole == 0 {
             // no progress: as good as "not now"
             return self.try_again(tag, Errno::IO);
@@ -236,7 +241,9 @@ impl Lane {
         let task = &mut self.tags[tag.index()];
         match task.request {
             Request::Flush => {
-                self.engine.latch_flush_failure();
+                if !mutant::is(Mutant::ForgetFailedFlush) {
+                    self.engine.latch_flush_failure();
+                }
                 let failed = Err(Errno::upward(raw));
                 self.end_flush_round(failed);
                 Next::Event(self.finish_flush(tag, failed))
@@ -250,6 +257,7 @@ impl Lane {
                 task.stage = Stage::Send;
                 Next::GoOn
             }
+            Request::Write { .. } if mutant::is(Mutant::IgnoreError) => self.piece_done(tag),
             _ => Next::Event(self.finish(tag, Err(Errno::upward(raw)))),
         }
     }
@@ -372,4 +380,4 @@ enum Next {
 }
 
 /// One try at once and then with pauses: about half a minute in all.
-const MAX_TRIES: u16 = 1 + PAUSE_STEPS as u16 + 29;
+pub(super) const MAX_TRIES: u16 = 1 + PAUSE_STEPS as u16 + 29;
