@@ -15,10 +15,8 @@ pub(crate) struct Descriptor {
 /// Says what is asked for, or with which error the tag must be answered: every operation we do
 /// not know is "not supported", every range outside the volume is invalid.
 pub(crate) fn parse(limits: &Limits, descriptor: Descriptor) -> Result<Request, Errno> {
-    let start = descriptor
-        .start_sector
-        .checked_mul(512)
-        .ok_or(Errno::INVAL)?;
+    // What a flush has there is not a place: the kernel leaves the sector at its highest value.
+    let start = descriptor.start_sector.saturating_mul(512);
     let len = u64::from(descriptor.nr_sectors) * 512;
     match descriptor.op_flags & 0xff {
         sys::UBLK_IO_OP_READ => limits.read(start, len),
@@ -65,6 +63,13 @@ mod tests {
         assert!(matches!(write, Request::Write { fua: false, .. }));
         let flush = parse(&LIMITS, descriptor(sys::UBLK_IO_OP_FLUSH, 0, 0)).unwrap();
         assert!(matches!(flush, Request::Flush));
+    }
+
+    /// Every fsync on the device failed with "invalid argument" while this was refused.
+    #[test]
+    fn a_flush_has_no_place_and_is_still_a_flush() {
+        let flush = descriptor(sys::UBLK_IO_OP_FLUSH, u64::MAX, 0);
+        assert!(matches!(parse(&LIMITS, flush), Ok(Request::Flush)));
     }
 
     #[test]
