@@ -193,8 +193,9 @@ pub(crate) fn start(kept: Kept, report: OwnedFd) -> Result<Board, UblkError> {
 
 /// The keeper's life.
 fn keep(mut kept: Kept, report: OwnedFd) -> ! {
-    let log = Log::open();
     let mut warnings = become_keeper(&mut kept, &report);
+    // Not before: `become_keeper` closes every descriptor that it does not know.
+    let log = Log::open();
     if let Err(error) = mounts::leave(kept.folder.path()) {
         warnings.push(format!("could not leave the host's mounts: {error}"));
     }
