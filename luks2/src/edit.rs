@@ -13,6 +13,7 @@ use crate::error::FormatError;
 use crate::metadata::{
     AF_STRIPES, KdfParams, MAX_DIGESTS, MAX_KEYSLOTS, MAX_TOKENS, Metadata, Priority, Requirement,
 };
+use crate::token::MAX_TYPE_BYTES;
 
 /// A keyslot of type `luks2` to be added.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -176,6 +177,7 @@ impl Metadata {
                 number,
             });
         }
+        check_token_type(&token)?;
         let mut root = self.root.clone();
         section(&mut root, "tokens").insert(number.to_string(), token);
         self.again(root)
@@ -192,6 +194,7 @@ impl Metadata {
                 number,
             });
         }
+        check_token_type(&token)?;
         let mut root = self.root.clone();
         section(&mut root, "tokens").insert(number.to_string(), token);
         self.again(root)
@@ -460,6 +463,16 @@ impl NewDigest {
             "salt": STANDARD.encode(&self.salt),
             "digest": STANDARD.encode(&self.digest),
         })
+    }
+}
+
+/// A longer type is read and kept, but other programs cannot work with it.
+fn check_token_type(token: &Value) -> Result<(), FormatError> {
+    match token.get("type").and_then(Value::as_str) {
+        Some(kind) if kind.len() > MAX_TYPE_BYTES => {
+            Err(FormatError::Misuse("a token type of more than 64 bytes"))
+        }
+        _ => Ok(()),
     }
 }
 

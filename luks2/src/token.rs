@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 
-/// Longest token type, in bytes.
+/// Longest type of a token that is written, in bytes.
 pub const MAX_TYPE_BYTES: usize = 64;
 
 /// One token.

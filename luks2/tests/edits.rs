@@ -337,6 +337,20 @@ fn depth_of_an_edit_is_bounded_like_that_of_a_text() {
 }
 
 #[test]
+fn a_token_type_of_more_than_64_bytes_is_not_written() {
+    let token = |bytes: usize| json!({"type": "t".repeat(bytes), "keyslots": []});
+    assert!(metadata().with_token(4, token(64)).is_ok());
+    assert!(matches!(
+        metadata().with_token(4, token(65)),
+        Err(FormatError::Misuse(_))
+    ));
+    assert!(matches!(
+        metadata().with_token_replaced(0, token(65)),
+        Err(FormatError::Misuse(_))
+    ));
+}
+
+#[test]
 fn numbers_run_out_by_name() {
     let mut metadata = metadata();
     for _ in 0..30 {

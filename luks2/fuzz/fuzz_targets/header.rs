@@ -1,0 +1,8 @@
+//! Two binary headers and what follows, as they come.
+#![no_main]
+
+#[path = "../../tests/entries/mod.rs"]
+#[expect(dead_code, reason = "the other targets use the rest")]
+mod entries;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| entries::pair(data));
