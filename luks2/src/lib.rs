@@ -2,7 +2,7 @@
 //!
 //! The crate reads and writes nothing itself, knows no secret and no cipher. Bytes come in, values go out:
 //!
-//! * read: [`resolve`] → [`binary`] (4096-byte header, checksum) → [`json`] (text, duplicates and depth refused)
+//! * read: [`mod@resolve`] → [`binary`] (4096-byte header, checksum) → [`json`] (text, duplicates and depth refused)
 //!   → [`Metadata::parse`] → one function per rule in [`validate`] → [`Resolved`];
 //! * write: an edit of [`Metadata`] or [`Header`] gives a new valid value or an error → [`Change`] puts the steps
 //!   in the only order that survives a crash → whoever owns the device carries them out → [`Header::encode`].
@@ -26,7 +26,7 @@ pub mod format;
 pub mod header;
 pub mod json;
 pub mod metadata;
-mod parse;
+pub mod parse;
 pub mod reencrypt;
 pub mod resolve;
 pub mod segment;
