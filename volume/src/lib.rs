@@ -7,6 +7,9 @@
 //! * [`VolumePlan`], [`OpenVolume`]: a header and its keys become a volume that can be served.
 //! * [`IoGate`] and [`SegmentMap`]: steps 2 and 3 of the read path.
 //! * [`signatures`]: what else may lie on a device.
+//!
+//! The feature `sim` adds a disk that loses power, tears writes and fails at any point, as a second
+//! implementation of [`MetadataDevice`]; the crash tests run the production code on it.
 
 mod device;
 mod error;
@@ -17,6 +20,8 @@ mod map;
 mod mutant;
 mod open;
 mod probe;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod store;
 
 pub use device::{BlockDevice, MetadataDevice};

@@ -16,6 +16,8 @@ pub struct Signature {
     pub name: &'static str,
     /// Where its magic lies, in bytes from the start of the device.
     pub offset: u64,
+    /// Length of its magic in bytes: overwriting these takes the signature away.
+    pub len: u64,
 }
 
 /// All known signatures on the device except LUKS2, in the order of their offsets.
@@ -40,13 +42,42 @@ pub fn signatures<D: BlockDevice + ?Sized>(device: &D) -> io::Result<Vec<Signatu
         let signature = Signature {
             name: magic.name,
             offset,
+            len: magic.bytes.len() as u64,
         };
         if bytes == magic.bytes && !found.contains(&signature) {
             found.push(signature);
         }
     }
+    uberblocks(device, &mut found)?;
     found.sort_by_key(|signature| signature.offset);
     Ok(found)
+}
+
+/// A ZFS pool has two labels at each end of the device. Each holds a ring of uberblocks, of which a
+/// pool in use may have written any.
+fn uberblocks<D: BlockDevice + ?Sized>(device: &D, found: &mut Vec<Signature>) -> io::Result<()> {
+    const LABEL: u64 = 256 * KIB;
+    let len = device.len() / LABEL * LABEL;
+    if len < 4 * LABEL {
+        return Ok(());
+    }
+    for label in [0, LABEL, len - 2 * LABEL, len - LABEL] {
+        let mut ring = vec![0; 128 * KIB as usize];
+        let at = label + 128 * KIB;
+        device.read_at(at, &mut ring)?;
+        for (index, block) in ring.chunks(KIB as usize).enumerate() {
+            if block.starts_with(b"\x0c\xb1\xba\0\0\0\0\0")
+                || block.starts_with(b"\0\0\0\0\0\xba\xb1\x0c")
+            {
+                found.push(Signature {
+                    name: "zfs_member",
+                    offset: at + index as u64 * KIB,
+                    len: 8,
+                });
+            }
+        }
+    }
+    Ok(())
 }
 
 struct Magic {
@@ -113,11 +144,6 @@ const MAGICS: &[Magic] = &[
     ),
     at(0x10000 + 0x55c, "ufs", b"\x54\x19\x01\x00"),
     at(8 * KIB + 0x55c, "ufs", b"\x54\x19\x01\x00"),
-    // ZFS: the first uberblocks of label 0 (big and little endian).
-    at(128 * KIB, "zfs_member", b"\x0c\xb1\xba\x00\x00\x00\x00\x00"),
-    at(128 * KIB, "zfs_member", b"\x00\x00\x00\x00\x00\xba\xb1\x0c"),
-    at(132 * KIB, "zfs_member", b"\x0c\xb1\xba\x00\x00\x00\x00\x00"),
-    at(132 * KIB, "zfs_member", b"\x00\x00\x00\x00\x00\xba\xb1\x0c"),
     // Swap and hibernation, for each page size.
     at(4 * KIB - 10, "swap", b"SWAPSPACE2"),
     at(8 * KIB - 10, "swap", b"SWAPSPACE2"),
@@ -182,6 +208,11 @@ const MAGICS: &[Magic] = &[
         at: At::End(512),
         bytes: b"EFI PART",
     },
+    Magic {
+        name: "gpt (backup)",
+        at: At::End(4 * KIB),
+        bytes: b"EFI PART",
+    },
     at(0, "apm", b"ER\x02\x00"),
     at(508, "sun", b"\xda\xbe"),
 ];
@@ -212,6 +243,15 @@ mod tests {
             } as usize;
             bytes[offset..offset + magic.bytes.len()].copy_from_slice(magic.bytes);
             assert!(probe(&bytes).contains(&magic.name), "{}", magic.name);
+        }
+    }
+
+    #[test]
+    fn a_zfs_pool_is_found_by_any_uberblock_of_any_label() {
+        for at in [128 << 10, (128 << 10) + 77 * 1024, (2 << 20) - (128 << 10)] {
+            let mut bytes = vec![0; 2 << 20];
+            bytes[at..at + 4].copy_from_slice(b"\x0c\xb1\xba\0");
+            assert_eq!(probe(&bytes), ["zfs_member"], "{at}");
         }
     }
 

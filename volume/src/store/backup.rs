@@ -7,7 +7,7 @@ use std::path::Path;
 
 use luksmith_luks2::{HeaderCopy, resolve};
 
-use super::{Found, HeaderStore};
+use super::HeaderStore;
 use crate::device::MetadataDevice;
 use crate::error::StoreError;
 use crate::file::sync_directory_of;
@@ -28,8 +28,9 @@ impl<D: MetadataDevice> HeaderStore<D> {
     /// [`StoreError::Backup`] if the file exists or cannot be written; [`StoreError::Lock`],
     /// [`StoreError::Resolve`], [`StoreError::Device`].
     pub fn backup_to(&mut self, path: &Path, wait: Wait) -> Result<(), StoreError> {
+        self.wrote = false;
         let _held = Self::hold(&self.device, LockMode::Shared, wait)?;
-        self.found = Found::read(&self.device)?;
+        self.found = self.look()?;
         let fail = |action| {
             move |source| StoreError::Backup {
                 action,
@@ -115,7 +116,7 @@ impl<D: MetadataDevice> HeaderStore<D> {
         let mut bytes = vec![0; len];
         self.device
             .read_at(offset, &mut bytes)
-            .map_err(|source| StoreError::device(action, false, source))?;
+            .map_err(|source| StoreError::device(action, self.wrote, source))?;
         Ok(bytes)
     }
 }

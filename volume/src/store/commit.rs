@@ -2,7 +2,7 @@
 
 use luksmith_luks2::{Change, Fill, FormatError, Header, HeaderCopy, Step};
 
-use super::{Found, HeaderStore};
+use super::HeaderStore;
 use crate::device::MetadataDevice;
 use crate::error::StoreError;
 use crate::lock::{LockMode, Wait};
@@ -22,7 +22,7 @@ impl<D: MetadataDevice> HeaderStore<D> {
     /// 5. The steps of the change; a commit is: primary, barrier, secondary, barrier. *With one
     ///    barrier for both, a power cut may tear both. Without the last one, an acknowledged change
     ///    may vanish when the one durable copy is damaged.*
-    /// 6. After the barrier behind them, areas and copies are read back and compared. *A disk that
+    /// 6. Behind each barrier everything written before it is read back and compared. *A disk that
     ///    loses a write and reports success would be believed.*
     ///
     /// The first failing write or flush ends the change and latches the store: what the disk holds
@@ -69,9 +69,10 @@ impl<D: MetadataDevice> HeaderStore<D> {
         plan: impl FnOnce(&Header) -> Result<Change, E>,
     ) -> Result<(), E> {
         self.check_usable()?;
+        self.wrote = false;
         let _held = Self::hold(&self.device, LockMode::Exclusive, wait)?;
         self.first_barrier()?;
-        self.found = Found::read(&self.device)?;
+        self.found = self.look()?;
         self.mend_other_copy()?;
         let change = plan(self.header())?;
         Ok(self.carry_out(&change)?)
@@ -107,10 +108,13 @@ impl<D: MetadataDevice> HeaderStore<D> {
     /// Steps 1 to 4 of [`apply`](Self::apply).
     fn begin(&mut self, wait: Wait) -> Result<Option<D::Held>, StoreError> {
         self.check_usable()?;
+        self.wrote = false;
         let held = Self::hold(&self.device, LockMode::Exclusive, wait)?;
         self.first_barrier()?;
         self.reread()?;
-        self.mend_other_copy()?;
+        if !self.device.switches().lacks(Mutant::NoRepairFirst) {
+            self.mend_other_copy()?;
+        }
         Ok(held)
     }
 
@@ -128,7 +132,7 @@ impl<D: MetadataDevice> HeaderStore<D> {
         if self.device.switches().lacks(Mutant::NoFirstBarrier) {
             return Ok(());
         }
-        self.barrier(false)
+        self.barrier()
     }
 
     /// Reads again and compares with what this store knew.
@@ -136,7 +140,7 @@ impl<D: MetadataDevice> HeaderStore<D> {
         if self.device.switches().lacks(Mutant::NoReread) {
             return Ok(());
         }
-        let now = Found::read(&self.device)?;
+        let now = self.look()?;
         let known = self.header().clone();
         if now.resolved.header != known {
             let found = now.resolved.header.seqid();
@@ -154,9 +158,6 @@ impl<D: MetadataDevice> HeaderStore<D> {
         if let Some(reason) = self.blocked() {
             return Err(reason);
         }
-        if self.device.switches().lacks(Mutant::NoRepairFirst) {
-            return Ok(());
-        }
         match self.needs_repair().map(|repair| repair.copy) {
             Some(copy) => self.rebuild(copy),
             None => Ok(()),
@@ -168,41 +169,31 @@ impl<D: MetadataDevice> HeaderStore<D> {
         let header = self.header().clone();
         let bytes = header.encode(copy, self.fresh_salt()?);
         let offset = copy.offset(header.size());
-        self.write(write_action(copy), offset, &bytes)?;
-        self.barrier(true)?;
-        self.read_back(copy.name(), offset, &bytes)?;
-        self.found = Found::read(&self.device)?;
+        self.write(copy_name(copy), offset, &bytes)?;
+        self.barrier()?;
+        self.found = self.look()?;
         Ok(())
     }
 
     /// Steps 5 and 6 of [`apply`](Self::apply).
-    fn carry_out(&mut self, change: &Change) -> Result<(), StoreError> {
+    pub(super) fn carry_out(&mut self, change: &Change) -> Result<(), StoreError> {
         let switches = self.device.switches();
         let mut steps: Vec<&Step> = change.steps().iter().collect();
         if switches.lacks(Mutant::WipeBeforeCommit) {
             steps.sort_by_key(|step| !matches!(step, Step::WipeArea { .. }));
         }
-        // Areas written since the last barrier, to be compared behind it.
-        let mut unproven: Vec<(u64, &[u8])> = Vec::new();
         for step in steps {
             match step {
                 Step::WriteArea { offset, bytes } => {
-                    self.write("write a keyslot area", *offset, bytes.as_slice())?;
-                    unproven.push((*offset, bytes.as_slice()));
+                    self.write("keyslot area", *offset, bytes.as_slice())?;
                 }
                 Step::WipeArea { offset, len, fill } => self.wipe(*offset, *len, *fill)?,
-                Step::Barrier => {
-                    if !switches.lacks(Mutant::NoStepBarrier) {
-                        self.barrier(true)?;
-                    }
-                    for (offset, bytes) in unproven.drain(..) {
-                        self.read_back("keyslot area", offset, bytes)?;
-                    }
-                }
+                Step::Barrier if switches.lacks(Mutant::NoStepBarrier) => {}
+                Step::Barrier => self.barrier()?,
                 Step::Commit(header) => self.commit(header)?,
             }
         }
-        self.found = Found::read(&self.device)?;
+        self.found = self.look()?;
         if &self.found.resolved.header != change.after() {
             self.latched = true;
             return Err(StoreError::ReadBack { what: "header" });
@@ -219,15 +210,14 @@ impl<D: MetadataDevice> HeaderStore<D> {
             }
             let bytes = header.encode(copy, self.salt_of(copy)?);
             let offset = copy.offset(header.size());
-            self.write(write_action(copy), offset, &bytes)?;
+            self.write(copy_name(copy), offset, &bytes)?;
             let omitted = match copy {
                 HeaderCopy::Primary => Mutant::NoBarrierBetweenCopies,
                 HeaderCopy::Secondary => Mutant::NoBarrierAfterCommit,
             };
             if !switches.lacks(omitted) {
-                self.barrier(true)?;
+                self.barrier()?;
             }
-            self.read_back(copy.name(), offset, &bytes)?;
         }
         Ok(())
     }
@@ -241,12 +231,12 @@ impl<D: MetadataDevice> HeaderStore<D> {
             if fill == Fill::Random {
                 self.device
                     .random(block)
-                    .map_err(|source| StoreError::device("get random bytes", true, source))?;
+                    .map_err(|source| StoreError::device("get random bytes", self.wrote, source))?;
             }
             let place = offset
                 .checked_add(done)
                 .ok_or(StoreError::OutsideKeyslots { offset, len })?;
-            self.write("wipe", place, block)?;
+            self.write("wiped area", place, block)?;
             done += part as u64;
         }
         Ok(())
@@ -255,62 +245,103 @@ impl<D: MetadataDevice> HeaderStore<D> {
     /// The only place of the store that writes.
     pub(super) fn write(
         &mut self,
-        action: &'static str,
-        offset: u64,
-        bytes: &[u8],
-    ) -> Result<(), StoreError> {
-        self.check_usable()?;
-        match self.device.write_at(offset, bytes) {
-            Err(source) if !self.device.switches().lacks(Mutant::IgnoreWriteError) => {
-                self.latched = true;
-                Err(StoreError::device(action, true, source))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// The only place of the store that flushes. `written`: something was written before.
-    pub(super) fn barrier(&mut self, written: bool) -> Result<(), StoreError> {
-        match self.device.flush() {
-            Err(source) if !self.device.switches().lacks(Mutant::IgnoreFlushError) => {
-                self.latched = true;
-                Err(StoreError::device("flush", written, source))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    pub(super) fn read_back(
-        &mut self,
         what: &'static str,
         offset: u64,
         bytes: &[u8],
     ) -> Result<(), StoreError> {
+        self.check_usable()?;
+        self.wrote = true;
+        match self.device.write_at(offset, bytes) {
+            Err(source) if !self.device.switches().lacks(Mutant::IgnoreWriteError) => {
+                self.latched = true;
+                return Err(StoreError::device(
+                    "write to the header device",
+                    true,
+                    source,
+                ));
+            }
+            _ => {}
+        }
+        let written = Written::new(what, offset, bytes);
+        self.unproven.retain(|older| !older.overlaps(&written));
+        self.unproven.push(written);
+        Ok(())
+    }
+
+    /// The only place of the store that flushes; what was written before is read back and compared
+    /// afterwards.
+    pub(super) fn barrier(&mut self) -> Result<(), StoreError> {
+        match self.device.flush() {
+            Err(source) if !self.device.switches().lacks(Mutant::IgnoreFlushError) => {
+                self.latched = true;
+                return Err(StoreError::device(
+                    "flush the header device",
+                    self.wrote,
+                    source,
+                ));
+            }
+            _ => {}
+        }
+        let unproven = std::mem::take(&mut self.unproven);
         if self.device.switches().lacks(Mutant::NoReadBack) {
             return Ok(());
         }
-        let mut back = vec![0; bytes.len()];
-        let read = self.device.read_at(offset, &mut back);
-        if let Err(source) = read {
-            self.latched = true;
-            return Err(StoreError::device(
-                "read back what was written",
-                true,
-                source,
-            ));
-        }
-        if back != bytes {
-            self.latched = true;
-            return Err(StoreError::ReadBack { what });
-        }
-        Ok(())
+        let proven = unproven
+            .iter()
+            .try_for_each(|written| written.prove(&self.device));
+        self.latched |= proven.is_err();
+        proven
     }
 }
 
-fn write_action(copy: HeaderCopy) -> &'static str {
+/// What was written and has to be found again behind the next barrier.
+#[derive(Debug)]
+pub(super) struct Written {
+    what: &'static str,
+    offset: u64,
+    len: usize,
+    /// Against a device that lost or mangled a write, not against an attacker.
+    fingerprint: u64,
+}
+
+impl Written {
+    fn new(what: &'static str, offset: u64, bytes: &[u8]) -> Self {
+        Self {
+            what,
+            offset,
+            len: bytes.len(),
+            fingerprint: fingerprint(bytes),
+        }
+    }
+
+    fn overlaps(&self, other: &Self) -> bool {
+        self.offset < other.offset + other.len as u64
+            && other.offset < self.offset + self.len as u64
+    }
+
+    fn prove<D: MetadataDevice>(&self, device: &D) -> Result<(), StoreError> {
+        let mut bytes = vec![0; self.len];
+        device
+            .read_at(self.offset, &mut bytes)
+            .map_err(|source| StoreError::device("read back what was written", true, source))?;
+        match fingerprint(&bytes) == self.fingerprint {
+            true => Ok(()),
+            false => Err(StoreError::ReadBack { what: self.what }),
+        }
+    }
+}
+
+fn fingerprint(bytes: &[u8]) -> u64 {
+    use std::hash::Hasher;
+    let mut hasher = std::hash::DefaultHasher::new();
+    hasher.write(bytes);
+    hasher.finish()
+}
+
+pub(super) fn copy_name(copy: HeaderCopy) -> &'static str {
     match copy {
-        HeaderCopy::Primary => "write the primary header",
-        HeaderCopy::Secondary => "write the secondary header",
+        HeaderCopy::Primary => "primary header",
+        HeaderCopy::Secondary => "secondary header",
     }
 }
 

@@ -33,6 +33,10 @@ pub struct HeaderStore<D> {
     found: Found,
     /// Set by the first failed write or flush; nothing is written any more then.
     latched: bool,
+    /// Whether the operation that is going on has written anything.
+    wrote: bool,
+    /// Written since the last barrier.
+    unproven: Vec<commit::Written>,
 }
 
 /// What was read.
@@ -69,6 +73,8 @@ impl<D: MetadataDevice> HeaderStore<D> {
             device,
             found,
             latched: false,
+            wrote: false,
+            unproven: Vec::new(),
         };
         let repairs =
             mode == LockMode::Exclusive || store.device.switches().lacks(Mutant::ReaderRepairs);
@@ -155,6 +161,16 @@ impl<D: MetadataDevice> HeaderStore<D> {
         self.device
     }
 
+    /// Reads again what the device holds.
+    fn look(&self) -> Result<Found, StoreError> {
+        Found::read(&self.device).map_err(|error| match error {
+            StoreError::Device { action, source, .. } => {
+                StoreError::device(action, self.wrote, source)
+            }
+            other => other,
+        })
+    }
+
     fn hold(device: &D, mode: LockMode, wait: Wait) -> Result<Option<D::Held>, StoreError> {
         if device.switches().lacks(Mutant::NoLock) {
             return Ok(None);
@@ -178,7 +194,7 @@ impl<D: MetadataDevice> HeaderStore<D> {
         let mut salt = [0; SALT_BYTES];
         self.device
             .random(&mut salt)
-            .map_err(|source| StoreError::device("get random bytes", false, source))?;
+            .map_err(|source| StoreError::device("get random bytes", self.wrote, source))?;
         Ok(salt)
     }
 }

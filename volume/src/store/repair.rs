@@ -1,8 +1,8 @@
 //! Repairs what a crash or damage left of a header.
 
-use luksmith_luks2::{Change, HeaderCopy, RepairReason};
+use luksmith_luks2::{Change, HeaderCopy, RepairReason, Step};
 
-use super::{Found, HeaderStore};
+use super::HeaderStore;
 use crate::device::MetadataDevice;
 use crate::error::StoreError;
 use crate::lock::{LockMode, Wait};
@@ -36,13 +36,27 @@ impl<D: MetadataDevice> HeaderStore<D> {
     ///
     /// # Errors
     /// [`StoreError::Lock`], [`StoreError::Resolve`], [`StoreError::ReadOnly`],
-    /// [`StoreError::Latched`], [`StoreError::Concurrent`]; after something was written
+    /// [`StoreError::Latched`], [`StoreError::Format`]; after something was written
     /// [`StoreError::Device`], [`StoreError::ReadBack`].
     pub fn repair(&mut self, scope: RepairScope, wait: Wait) -> Result<RepairReport, StoreError> {
         self.check_usable()?;
-        let held = Self::hold(&self.device, LockMode::Exclusive, wait)?;
+        self.wrote = false;
+        let _held = Self::hold(&self.device, LockMode::Exclusive, wait)?;
         self.first_barrier()?;
-        self.found = Found::read(&self.device)?;
+        self.found = self.look()?;
+        // Planned before anything is written, so that a refusal writes nothing.
+        let known = self
+            .header()
+            .metadata()
+            .requirements()
+            .check_known()
+            .is_ok();
+        let wipes = match scope {
+            // A copy may be rewritten as it is; more must not be done to what is not understood.
+            _ if !known => None,
+            RepairScope::Header => Change::settle(self.header())?,
+            RepairScope::HeaderAndFreeRoom => Some(Change::wipe_free_room(self.header())?),
+        };
         let mut report = RepairReport {
             rewritten: None,
             wiped: 0,
@@ -51,18 +65,10 @@ impl<D: MetadataDevice> HeaderStore<D> {
             self.rebuild(bad.copy)?;
             report.rewritten = Some((bad.copy, bad.reason));
         }
-        drop(held);
-        let change = match scope {
-            RepairScope::Header => Change::settle(self.header())?,
-            RepairScope::HeaderAndFreeRoom => Some(Change::wipe_free_room(self.header())?),
-        };
-        if let Some(change) = change {
-            report.wiped = change
-                .steps()
-                .iter()
-                .filter(|step| matches!(step, luksmith_luks2::Step::WipeArea { .. }))
-                .count();
-            self.apply_waiting(change, wait)?;
+        if let Some(change) = wipes {
+            let wiped = |step: &&Step| matches!(step, Step::WipeArea { .. });
+            report.wiped = change.steps().iter().filter(wiped).count();
+            self.carry_out(&change)?;
         }
         Ok(report)
     }
@@ -72,7 +78,7 @@ impl<D: MetadataDevice> HeaderStore<D> {
         let _held = Self::hold(&self.device, LockMode::Exclusive, wait)?;
         self.first_barrier()?;
         // Whoever held the lock may have repaired or changed it meanwhile.
-        self.found = Found::read(&self.device)?;
+        self.found = self.look()?;
         if self.blocked().is_none() {
             self.mend_other_copy()?;
         }

@@ -7,6 +7,7 @@ use std::path::Path;
 use luksmith_luks2::{Fill, Header, HeaderCopy, HeaderSize, ResolveError, Resolved};
 
 use super::backup::resolve_file;
+use super::commit::copy_name;
 use super::{Found, HeaderStore};
 use crate::device::MetadataDevice;
 use crate::error::{RestoreObjection, StoreError};
@@ -114,16 +115,15 @@ impl<D: MetadataDevice> HeaderStore<D> {
             (HeaderCopy::Secondary, &secondary),
         ] {
             let offset = copy.offset(image.header.size());
-            store.write("write the header", offset, bytes)?;
+            store.write(copy_name(copy), offset, bytes)?;
             if copy == HeaderCopy::Secondary || !switches.lacks(Mutant::NoBarrierBetweenCopies) {
-                store.barrier(true)?;
+                store.barrier()?;
             }
-            store.read_back(copy.name(), offset, bytes)?;
         }
         if switches.lacks(Mutant::RestoreHeaderFirst) {
             store.put_areas(area.offset, &areas)?;
         }
-        store.found = Found::read(&store.device)?;
+        store.found = store.look()?;
         drop(held);
         Ok(store)
     }
@@ -144,6 +144,8 @@ impl<D: MetadataDevice> HeaderStore<D> {
                 foreign: Vec::new(),
             },
             latched: false,
+            wrote: false,
+            unproven: Vec::new(),
         };
         let seqid = store.header().seqid();
         for copy in [HeaderCopy::Primary, HeaderCopy::Secondary] {
@@ -165,7 +167,7 @@ impl<D: MetadataDevice> HeaderStore<D> {
         for copy in [HeaderCopy::Primary, HeaderCopy::Secondary] {
             self.wipe(copy.offset(size), FIRST_BLOCK, Fill::Zero)?;
         }
-        self.barrier(true)
+        self.barrier()
     }
 
     /// Zeroes the first block of every other secondary that lies behind `new_end` and could be
@@ -187,23 +189,19 @@ impl<D: MetadataDevice> HeaderStore<D> {
             }
         }
         match cleared {
-            true => self.barrier(true),
+            true => self.barrier(),
             false => Ok(()),
         }
     }
 
     fn put_areas(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
         for (index, block) in bytes.chunks(BLOCK).enumerate() {
-            self.write(
-                "write the keyslot areas",
-                offset + (index * BLOCK) as u64,
-                block,
-            )?;
+            self.write("keyslot areas", offset + (index * BLOCK) as u64, block)?;
         }
         if !self.device.switches().lacks(Mutant::NoStepBarrier) {
-            self.barrier(true)?;
+            self.barrier()?;
         }
-        self.read_back("keyslot areas", offset, bytes)
+        Ok(())
     }
 
     /// The bytes of one copy: those of the backup, or made from its good copy.
