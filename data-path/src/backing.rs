@@ -6,6 +6,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno as SysErrno;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -126,10 +127,33 @@ impl Backing {
     /// an open-file-description lock over the whole file keeps out a second server
     /// (and qemu): exclusive for writers, shared for readers.
     ///
+    /// A claim can outlast its process for a moment: the kernel takes the rings of a
+    /// killed server apart after it is gone. So a claim that nobody seems to hold is
+    /// waited for, [`CLAIM_WAIT`] at most.
+    ///
     /// # Errors
     /// [`BackingError::InUse`] names who is in the way, as far as it can be seen;
     /// [`BackingError::NoDirectIo`] if direct I/O was asked for and is not to be had.
     pub fn open(path: &Path, options: BackingOptions) -> Result<Self, BackingError> {
+        let began = Instant::now();
+        loop {
+            match Self::try_open(path, options) {
+                Err(BackingError::InUse { holders, .. })
+                    if began.elapsed()
+                        < if holders.is_empty() {
+                            CLAIM_WAIT
+                        } else {
+                            CLAIM_WAIT / 10
+                        } =>
+                {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn try_open(path: &Path, options: BackingOptions) -> Result<Self, BackingError> {
         let failed = |doing| {
             let path = path.to_owned();
             move |source| BackingError::Io {
@@ -377,6 +401,10 @@ fn file_geometry(
 fn is_tmpfs(file: &File) -> io::Result<bool> {
     Ok(nix::sys::statfs::fstatfs(file)?.filesystem_type() == nix::sys::statfs::TMPFS_MAGIC)
 }
+
+/// How long a claim is waited for that no living process seems to hold; a tenth of it if
+/// one does, which may be about to end.
+pub const CLAIM_WAIT: Duration = Duration::from_secs(2);
 
 /// Alignment that holds on every device and file system with direct I/O.
 const SAFE_ALIGN: u32 = 4096;

@@ -35,14 +35,15 @@ pub(crate) fn holders_of_block_device(rdev: u64) -> Vec<String> {
             found.push(format!("part of {}", holder.file_name().to_string_lossy()));
         }
     }
-    found.extend(processes(|meta| meta.rdev() == rdev));
+    found.extend(processes(0, |meta| meta.rdev() == rdev));
     found.truncate(MOST_HOLDERS);
     found
 }
 
-/// Processes that have the file with this device and inode number open.
+/// Processes that have the file with this device and inode number open, one handle of the
+/// caller's own aside.
 pub(crate) fn processes_with_open_file(dev: u64, ino: u64) -> Vec<String> {
-    processes(|meta| meta.dev() == dev && meta.ino() == ino)
+    processes(1, |meta| meta.dev() == dev && meta.ino() == ino)
 }
 
 /// The end of the sentence "... is in use".
@@ -60,7 +61,7 @@ fn mounts_of<'a>(mountinfo: &'a str, number: &'a str) -> impl Iterator<Item = &'
     })
 }
 
-fn processes(same: impl Fn(&fs::Metadata) -> bool) -> Vec<String> {
+fn processes(asking: usize, same: impl Fn(&fs::Metadata) -> bool) -> Vec<String> {
     let mut found = Vec::new();
     let Ok(all) = fs::read_dir("/proc") else {
         return found;
@@ -76,10 +77,16 @@ fn processes(same: impl Fn(&fs::Metadata) -> bool) -> Vec<String> {
         let Ok(open) = fs::read_dir(process.path().join("fd")) else {
             continue;
         };
-        let holds = open
+        // This process has the file open once more than it holds it, for asking.
+        let own = if pid.parse() == Ok(std::process::id()) {
+            asking
+        } else {
+            0
+        };
+        let mut handles = open
             .flatten()
-            .any(|fd| fs::metadata(fd.path()).is_ok_and(|meta| same(&meta)));
-        if holds {
+            .filter(|fd| fs::metadata(fd.path()).is_ok_and(|meta| same(&meta)));
+        if handles.nth(own).is_some() {
             found.push(format!("process {pid}{}", command_of(&process.path())));
         }
         if found.len() == MOST_HOLDERS {

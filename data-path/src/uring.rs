@@ -412,6 +412,15 @@ impl Ring {
     }
 }
 
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // The kernel takes a ring apart after its descriptor is closed, at its leisure.
+        // Until then registered files stay open, and locks on them stay held.
+        let _ = self.ring.submitter().unregister_files();
+        let _ = self.ring.submitter().unregister_buffers();
+    }
+}
+
 /// What came out of a [`Ring`].
 #[derive(Clone, Copy, Debug)]
 pub enum Reaped {
@@ -432,6 +441,94 @@ pub const LANE_MARK: u64 = 1 << 63;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What the kernel finds in the queue, as it prints it itself.
+    fn queued(ring: &Ring) -> Vec<String> {
+        use std::os::fd::AsRawFd;
+        let path = format!("/proc/self/fdinfo/{}", ring.ring.as_raw_fd());
+        let text = std::fs::read_to_string(path).expect("the kernel tells about its rings");
+        text.lines()
+            .filter(|line| line.contains("opcode:"))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    #[test]
+    fn the_kernel_sees_a_durable_write_as_dsync_and_a_flush_as_datasync() {
+        let mut bytes = [0; 512];
+        let at = bytes.as_mut_ptr();
+        let (len, offset) = (512, 4096);
+        for (op, expected) in [
+            (
+                Op::Write {
+                    at,
+                    len,
+                    offset,
+                    buffer: None,
+                    durable: true,
+                },
+                &["opcode:WRITE,", "rw_flags:0x2,", "off:4096"][..],
+            ),
+            (
+                Op::Write {
+                    at,
+                    len,
+                    offset,
+                    buffer: None,
+                    durable: false,
+                },
+                &["opcode:WRITE,", "rw_flags:0x0,", "off:4096"],
+            ),
+            (
+                Op::Write {
+                    at,
+                    len,
+                    offset,
+                    buffer: Some(0),
+                    durable: true,
+                },
+                &["opcode:WRITE_FIXED,", "rw_flags:0x2,"],
+            ),
+            (Op::Sync, &["opcode:FSYNC,", "rw_flags:0x1,"]),
+            (
+                Op::Read {
+                    at,
+                    len,
+                    offset,
+                    buffer: None,
+                },
+                &["opcode:READ,", "rw_flags:0x0,"],
+            ),
+            (
+                Op::PunchHole { offset, len },
+                &["opcode:FALLOCATE,", "off:4096"],
+            ),
+            (
+                Op::BlockDiscard { offset, len },
+                &["opcode:URING_CMD,", "addr:0x1000,"],
+            ),
+        ] {
+            // queued and never submitted
+            let mut ring = Ring::new(8).expect("io_uring is allowed on this machine");
+            for target in [Target::Fd(7), Target::Fixed(7)] {
+                ring.push(&Submission {
+                    tag: Tag(1),
+                    target,
+                    op,
+                })
+                .expect("queued");
+            }
+            let lines = queued(&ring);
+            assert_eq!(lines.len(), 2, "{lines:?}");
+            for line in &lines {
+                for part in expected {
+                    assert!(line.contains(part), "{op:?} is seen as {line}");
+                }
+                assert!(line.contains("fd:7,"), "{line}");
+            }
+            assert_ne!(lines[0], lines[1], "one names a registered file");
+        }
+    }
 
     #[test]
     fn a_ring_of_ours_runs_a_pause_and_a_poll() {

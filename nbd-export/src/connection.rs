@@ -8,7 +8,6 @@
 //! replies stops its own requests and nobody else's.
 
 use std::io;
-use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -54,6 +53,8 @@ pub(crate) struct Line {
     pub(crate) stop: AtomicBool,
     /// The negotiation is over; until then a stop may cut the client off.
     pub(crate) negotiated: AtomicBool,
+    /// The client has been served; its thread is about to end.
+    pub(crate) done: AtomicBool,
 }
 
 impl Line {
@@ -63,6 +64,7 @@ impl Line {
             bell: EventFd::from_flags(flags)?,
             stop: AtomicBool::new(false),
             negotiated: AtomicBool::new(false),
+            done: AtomicBool::new(false),
         }))
     }
 
@@ -74,14 +76,14 @@ impl Line {
 
 /// Serves one client until it leaves or the server stops.
 pub(crate) fn serve_client(
-    socket: UnixStream,
+    socket: &UnixStream,
     engine: &Arc<Engine>,
     export: &Export,
     share: &Share,
     line: &Line,
 ) -> Result<(), ConnectionError> {
     let mut incoming = Incoming::new(share.incoming)?;
-    let Some(structured) = negotiate(&socket, export, &mut incoming)? else {
+    let Some(structured) = negotiate(socket, export, &mut incoming)? else {
         return Ok(());
     };
     line.negotiated.store(true, Ordering::SeqCst);
@@ -118,7 +120,7 @@ pub(crate) fn serve_client(
 }
 
 struct Connection<'a> {
-    socket: UnixStream,
+    socket: &'a UnixStream,
     line: &'a Line,
     limits: Limits,
     max_piece: u32,
@@ -179,8 +181,6 @@ impl Connection<'_> {
                 && self.lane.is_idle()
                 && (self.broken || self.replies.outgoing.is_empty())
             {
-                // an end of stream for the client, whoever else has the socket
-                let _ = self.socket.shutdown(Shutdown::Both);
                 return std::mem::replace(&mut self.outcome, Ok(()));
             }
             self.wait()?;
@@ -192,7 +192,7 @@ impl Connection<'_> {
         if self.leaving || !self.replies.incoming.has_room() || self.armed.readable {
             return false;
         }
-        match self.replies.incoming.fill(&mut &self.socket) {
+        match self.replies.incoming.fill(&mut &*self.socket) {
             Ok(0) => {
                 // what it asked for is still done; nobody hears the answers
                 self.leaving = true;
@@ -215,7 +215,7 @@ impl Connection<'_> {
         if self.broken || self.armed.writable || !self.replies.outgoing.has_ready() {
             return false;
         }
-        match self.replies.outgoing.send(&mut &self.socket) {
+        match self.replies.outgoing.send(&mut &*self.socket) {
             Ok(sent) => sent > 0,
             Err(error) => {
                 match error.kind() {

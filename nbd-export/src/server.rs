@@ -291,7 +291,7 @@ struct Server {
 struct Client {
     thread: JoinHandle<()>,
     /// For cutting it off.
-    socket: UnixStream,
+    socket: Arc<UnixStream>,
     line: Arc<Line>,
 }
 
@@ -343,7 +343,7 @@ impl Server {
     fn forget_the_gone(&mut self) {
         let (gone, here) = std::mem::take(&mut self.clients)
             .into_iter()
-            .partition(|c| c.thread.is_finished());
+            .partition(|c| c.line.done.load(Ordering::SeqCst));
         self.clients = here;
         let gone: Vec<Client> = gone;
         for client in gone {
@@ -359,9 +359,9 @@ impl Server {
     fn welcome(&mut self, listener: &UnixListener) {
         let taken = listener.accept().and_then(|(socket, _)| {
             let line = Line::new()?;
-            Ok((socket.try_clone()?, socket, line))
+            Ok((Arc::new(socket), line))
         });
-        let (watched, socket, line) = match taken {
+        let (socket, line) = match taken {
             Ok(taken) => taken,
             Err(error) => {
                 tracing::warn!(%error, "a client could not be taken");
@@ -376,18 +376,20 @@ impl Server {
             Arc::clone(&self.export),
             self.share,
         );
-        let (own_line, bell, hardening) = (Arc::clone(&line), self.stop.clone(), self.hardening);
+        let hardening = self.hardening;
+        let own = Departure {
+            line: Arc::clone(&line),
+            socket: Arc::clone(&socket),
+            bell: self.stop.clone(),
+        };
         let body = move || {
             let report = harden_thread(hardening);
             if !report.is_complete() {
                 tracing::debug!(%report, "a client's thread is not hardened");
             }
-            if let Err(error) = serve_client(socket, &engine, &export, &share, &own_line) {
+            if let Err(error) = serve_client(&own.socket, &engine, &export, &share, &own.line) {
                 tracing::warn!(error = %Chain(&error), "a client was cut off");
             }
-            drop(own_line);
-            // so that the place becomes free
-            bell.ring();
         };
         let thread = std::thread::Builder::new()
             .name("nbd-client".into())
@@ -402,7 +404,7 @@ impl Server {
                     .push(Arc::downgrade(&line));
                 self.clients.push(Client {
                     thread,
-                    socket: watched,
+                    socket,
                     line,
                 });
             }
@@ -434,6 +436,23 @@ impl Server {
             connections: self.connections,
             counters: self.engine.counters(),
         })
+    }
+}
+
+/// What happens when a client's thread ends, however it ends.
+struct Departure {
+    line: Arc<Line>,
+    socket: Arc<UnixStream>,
+    bell: StopHandle,
+}
+
+impl Drop for Departure {
+    fn drop(&mut self) {
+        // An end of stream for the client, although the server still has the socket.
+        let _ = self.socket.shutdown(Shutdown::Both);
+        // so that the place becomes free
+        self.line.done.store(true, Ordering::SeqCst);
+        self.bell.ring();
     }
 }
 

@@ -164,6 +164,80 @@ impl Drop for NbdServer {
     }
 }
 
+/// A volume in a file of a folder of its own, formatted by cryptsetup, header in front.
+pub struct NbdVolume {
+    folder: tempfile::TempDir,
+}
+
+impl NbdVolume {
+    /// Bytes that the header takes.
+    pub const HEADER_BYTES: u64 = 16 << 20;
+    /// Opens it.
+    pub const SECRET: &str = "pass";
+
+    /// A volume of `bytes` bytes with sectors of `sector` bytes.
+    ///
+    /// # Panics
+    /// If cryptsetup does not format.
+    #[must_use]
+    pub fn format(bytes: u64, sector: u32) -> Self {
+        let volume = Self {
+            folder: tempfile::tempdir().expect("a folder"),
+        };
+        let file = std::fs::File::create(volume.data()).expect("a file");
+        file.set_len(Self::HEADER_BYTES + bytes)
+            .expect("its length");
+        let sector = sector.to_string();
+        let data = volume.data();
+        let mut arguments = vec!["luksFormat", "--type", "luks2", "--sector-size", &sector];
+        arguments.extend(crate::cryptsetup::CHEAP);
+        arguments.push(data.to_str().expect("a path of the test's own"));
+        crate::cryptsetup::cryptsetup(&arguments, Self::SECRET.as_bytes()).expect(0, "format");
+        volume
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("volume")
+    }
+
+    /// Where its server listens.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("socket")
+    }
+
+    /// For further files.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Serves it by `program`, with these further arguments.
+    ///
+    /// # Errors
+    /// As [`NbdServer::try_start`].
+    pub fn try_serve(&self, program: &str, more: &[&str]) -> Result<NbdServer, String> {
+        let data = self.data();
+        NbdServer::try_start(program, &data, &data, Self::SECRET, &self.socket(), more)
+    }
+}
+
+/// Bytes that differ everywhere, the same for the same seed; `len` is a multiple of 8.
+#[must_use]
+pub fn pattern(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..len / 8)
+        .flat_map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()
+        })
+        .collect()
+}
+
 /// A client that has come through the negotiation.
 pub struct NbdClient {
     stream: UnixStream,

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use luksmith_tests::cryptsetup::{CHEAP, cryptsetup};
-use luksmith_tests::nbd::{NbdClient, NbdServer};
+use luksmith_tests::nbd::{NbdClient, NbdServer, pattern};
 
 const SERVER: &str = env!("CARGO_BIN_EXE_nbd-test-server");
 const SECRET: &str = "pass";
@@ -97,19 +97,6 @@ const ATTACHED_SHRINK: usize = 32 << 20;
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("a path of the test's own")
-}
-
-/// Bytes that differ everywhere and tell their place.
-fn pattern(len: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    (0..len / 8)
-        .flat_map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state.to_le_bytes()
-        })
-        .collect()
 }
 
 #[test]
