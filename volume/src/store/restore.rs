@@ -58,23 +58,9 @@ impl<D: MetadataDevice> HeaderStore<D> {
             path: backup.to_owned(),
             source,
         };
-        let file = File::open(backup).map_err(failed)?;
-        let image = resolve_file(&file).map_err(|source| StoreError::BadBackup {
-            path: backup.to_owned(),
-            source,
-        })?;
+        let (file, image) = read_backup(backup)?;
         let held = Self::hold(&device, LockMode::Exclusive, wait)?;
-        let present = match Found::read(&device) {
-            Ok(found) => Some(found.resolved.header),
-            Err(StoreError::Resolve(
-                ResolveError::NotLuks2
-                | ResolveError::BothBad { .. }
-                | ResolveError::DeviceTooSmall { .. },
-            ))
-            // A header that cannot be read is a reason to restore one.
-            | Err(StoreError::Device { .. }) => None,
-            Err(error) => return Err(error),
-        };
+        let present = present_header(&device)?;
         let objections = object(&image.header, present.as_ref(), device.len(), rules);
         if !objections.is_empty() {
             return Err(StoreError::RestoreRefused(objections));
@@ -126,6 +112,23 @@ impl<D: MetadataDevice> HeaderStore<D> {
         store.found = store.look()?;
         drop(held);
         Ok(store)
+    }
+
+    /// What [`restore`](Self::restore) would object to with no rule overruled, so that a person
+    /// can be asked once about all of it. Writes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::BadBackup`], [`StoreError::Backup`], [`StoreError::Lock`],
+    /// [`StoreError::Device`].
+    pub fn objections_to_restore(
+        device: &D,
+        backup: &Path,
+        wait: Wait,
+    ) -> Result<Vec<RestoreObjection>, StoreError> {
+        let (_, image) = read_backup(backup)?;
+        let _held = Self::hold(device, LockMode::Shared, wait)?;
+        let present = present_header(device)?;
+        Ok(object(&image.header, present.as_ref(), device.len(), RestoreRules::default()))
     }
 
     /// A store of a device whose content is about to be replaced.
@@ -220,6 +223,35 @@ impl<D: MetadataDevice> HeaderStore<D> {
         let mut bytes = vec![0; size.bytes() as usize];
         file.read_exact_at(&mut bytes, copy.offset(size))?;
         Ok(bytes)
+    }
+}
+
+/// The backup file and the header in it.
+fn read_backup(backup: &Path) -> Result<(File, Resolved), StoreError> {
+    let file = File::open(backup).map_err(|source| StoreError::Backup {
+        action: "read",
+        path: backup.to_owned(),
+        source,
+    })?;
+    let image = resolve_file(&file).map_err(|source| StoreError::BadBackup {
+        path: backup.to_owned(),
+        source,
+    })?;
+    Ok((file, image))
+}
+
+/// The header that is on the device now, if there is a usable one.
+fn present_header<D: MetadataDevice>(device: &D) -> Result<Option<Header>, StoreError> {
+    match Found::read(device) {
+        Ok(found) => Ok(Some(found.resolved.header)),
+        Err(StoreError::Resolve(
+            ResolveError::NotLuks2
+            | ResolveError::BothBad { .. }
+            | ResolveError::DeviceTooSmall { .. },
+        ))
+        // A header that cannot be read is a reason to restore one.
+        | Err(StoreError::Device { .. }) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
