@@ -1,0 +1,167 @@
+//! `open`: unlock, then serve as a block device; or only check the passphrase.
+
+use luksmith_crypto::KeyHandover;
+use luksmith_keyslot::Target;
+use luksmith_luks2::Change;
+use luksmith_ublk_target::{ServeOptions, ServePlan, VolumeName};
+
+use crate::args::Args;
+use crate::errors;
+use crate::hint::{Failure, shell};
+use crate::output;
+use crate::prompt;
+use crate::session::Session;
+
+/// Options that set a persistent flag, and the flag's name in the header.
+const FLAGS: [(&str, &str); 6] = [
+    ("allow-discards", "allow-discards"),
+    ("perf-same_cpu_crypt", "same-cpu-crypt"),
+    ("perf-submit_from_crypt_cpus", "submit-from-crypt-cpus"),
+    ("perf-no_read_workqueue", "no-read-workqueue"),
+    ("perf-no_write_workqueue", "no-write-workqueue"),
+    ("perf-high_priority", "high_priority"),
+];
+
+/// Runs the verb.
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let unbound = args.flag("unbound");
+    if args.flag("test-passphrase") {
+        return test_passphrase(args, unbound);
+    }
+    if unbound {
+        return Err(Failure::usage(
+            "--unbound needs --test-passphrase: an unbound key opens no data",
+        )
+        .no_disk());
+    }
+    let name = args
+        .positional("NAME")
+        .ok_or_else(|| Failure::usage("the name of the open volume is missing").no_disk())?;
+    let name = VolumeName::new(&name.to_string_lossy()).map_err(errors::ublk)?;
+    let persistent = args.flag("persistent");
+    let flags = flags(args, persistent)?;
+    let mut session = if persistent {
+        Session::change(args)?
+    } else {
+        Session::read(args)?
+    };
+    // What cannot be opened is said before anybody is asked for a passphrase.
+    let volume = session.volume_plan(args)?;
+    let unlocked = session.volume_key(args, args.index("key-slot"), Target::Data)?;
+    let handover = KeyHandover::from_key(&unlocked.key).map_err(errors::crypto)?;
+    let digest = unlocked.digest;
+    drop(unlocked);
+    let options = ServeOptions {
+        read_only: args.flag("readonly"),
+        allow_discards: args.flag("allow-discards") || volume.allow_discards,
+        queues: args.number("queues").map(|n| n as u16),
+        depth: args
+            .number("queue-depth")
+            .map_or(ServeOptions::default().depth, |n| n as u16),
+        buffered_backing: args.flag("buffered"),
+        ..ServeOptions::default()
+    };
+    let opened = luksmith_ublk_target::open(ServePlan {
+        name,
+        volume,
+        keys: vec![(digest, handover)],
+        backing: session.data_path.clone(),
+        header: session.detached().then(|| session.header_path.clone()),
+        options,
+    })
+    .map_err(errors::ublk)?;
+    for warning in &opened.warnings {
+        output::note(&format!("warning: {warning}"));
+    }
+    if prompt::person_there() || args.flag("verbose") {
+        output::note(&format!(
+            "{} is open as {} ({}).",
+            shell(&session.data_path),
+            opened.path.display(),
+            opened.facts.device.display(),
+        ));
+    }
+    if persistent {
+        store_flags(&mut session, &flags).map_err(|failure| {
+            failure.detail(format!(
+                "the volume is open as {}; only the flags were not stored",
+                opened.path.display()
+            ))
+        })?;
+    }
+    Ok(())
+}
+
+fn test_passphrase(args: &Args, unbound: bool) -> Result<(), Failure> {
+    for (option, _) in FLAGS {
+        if args.flag(option) {
+            return Err(not_with_test(option));
+        }
+    }
+    // A test is read-only anyway.
+    let _ = args.flag("readonly");
+    for option in ["persistent", "buffered"] {
+        if args.flag(option) {
+            return Err(not_with_test(option));
+        }
+    }
+    for option in ["queues", "queue-depth"] {
+        if args.number(option).is_some() {
+            return Err(not_with_test(option));
+        }
+    }
+    // A name is taken and not used, as with cryptsetup.
+    let _ = args.positional("NAME");
+    let mut session = Session::read(args)?;
+    let target = if unbound {
+        Target::AnyKey
+    } else {
+        Target::Data
+    };
+    session
+        .volume_key(args, args.index("key-slot"), target)
+        .map(|_| ())
+}
+
+fn not_with_test(option: &str) -> Failure {
+    Failure::usage(format!(
+        "option --{option} is refused: it means nothing with --test-passphrase"
+    ))
+    .no_disk()
+}
+
+fn flags(args: &Args, persistent: bool) -> Result<Vec<&'static str>, Failure> {
+    let mut names = Vec::new();
+    for (option, flag) in FLAGS {
+        if !args.flag(option) {
+            continue;
+        }
+        names.push(flag);
+        if !persistent && option != "allow-discards" {
+            output::note(&format!(
+                "note: --{option} tunes dm-crypt; here requests are always encrypted on the \
+                 thread that serves them"
+            ));
+        }
+    }
+    Ok(names)
+}
+
+/// Replaces the flags that are known by those given; unknown ones stay.
+fn store_flags(session: &mut Session, flags: &[&str]) -> Result<(), Failure> {
+    let path = session.header_path.clone();
+    let failed = |e| errors::format(&path, &e);
+    let known = |name: &str| FLAGS.iter().any(|(_, flag)| *flag == name);
+    let mut all: Vec<String> = session
+        .metadata()
+        .flags()
+        .iter()
+        .filter(|f| !known(f))
+        .cloned()
+        .collect();
+    all.extend(flags.iter().map(|f| (*f).to_string()));
+    let metadata = session.metadata().with_flags(&all).map_err(failed)?;
+    let after = session.header().with_metadata(metadata).map_err(failed)?;
+    let change = Change::edit(session.header(), &after).map_err(failed)?;
+    session.apply(change)
+}
