@@ -156,14 +156,25 @@ impl Source {
                 skip(&mut file, self.offset).map_err(|e| failed(&e))?;
             }
         }
-        self.collect(&mut file, &format!("the key file {name}"))
+        let key = self.collect(&mut file, &format!("the key file {name}"))?;
+        // An empty file is the empty passphrase, which image builders put into a slot for the
+        // first boot. What only turns out to be empty is a mistake, and so it is for cryptsetup.
+        if key.is_empty() && (self.offset > 0 || !kind.is_file()) {
+            return Err(nothing_to_read(&format!("the key file {name}")));
+        }
+        Ok(key)
     }
 
     fn read_stdin_whole(&self) -> Result<SecretBytes, Failure> {
         let mut input = Unbuffered;
         skip(&mut input, self.offset)
             .map_err(|e| Failure::usage(format!("cannot read the key from standard input: {e}")))?;
-        self.collect(&mut input, "standard input")
+        let key = self.collect(&mut input, "standard input")?;
+        if key.is_empty() {
+            Err(nothing_to_read("standard input"))
+        } else {
+            Ok(key)
+        }
     }
 
     /// Reads to the end, or exactly as much as was asked for.
@@ -213,11 +224,6 @@ impl Source {
             return Err(Failure::usage(format!(
                 "{name} is too short: {filled} bytes where {} were asked for",
                 want.unwrap_or(0)
-            )));
-        }
-        if filled == 0 {
-            return Err(Failure::usage(format!(
-                "{name} is empty, and an empty key opens nothing"
             )));
         }
         bytes.truncate(filled);
@@ -325,6 +331,10 @@ pub(crate) fn volume_key_file(path: &Path, bytes: usize) -> Result<SecretBytes, 
         f.what = f.what.replace("key file", "volume key file");
         f
     })
+}
+
+fn nothing_to_read(name: &str) -> Failure {
+    Failure::usage(format!("there is nothing to read in {name}"))
 }
 
 /// Refuses a new passphrase that is empty, unless `--force-password` is given.
