@@ -81,7 +81,7 @@ impl Session {
     }
     /// Whether the header lies apart from the data.
     pub(crate) fn detached(&self) -> bool {
-        self.header_path != self.data_path
+        !same_device(&self.header_path, &self.data_path)
     }
     /// What the header says about the data, refused where it cannot be opened. To be asked
     /// before anybody is asked for a passphrase.
@@ -279,6 +279,22 @@ fn said_unlocked(args: &Args, unlocked: &Unlocked) -> Result<(), Failure> {
         Some(slot) if args.flag("verbose") => output::text(&format!("Key slot {slot} unlocked.\n")),
         _ => Ok(()),
     }
+}
+
+/// Whether two paths lead to one device or file. A header that is reached by another name than
+/// the data still lies in front of them, or worse, where they are to be written.
+fn same_device(one: &Path, other: &Path) -> bool {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let identity = |path: &Path| {
+        let meta = std::fs::metadata(path).ok()?;
+        let block = meta.file_type().is_block_device();
+        Some(if block {
+            (true, meta.rdev(), 0)
+        } else {
+            (false, meta.dev(), meta.ino())
+        })
+    };
+    one == other || matches!((identity(one), identity(other)), (Some(a), Some(b)) if a == b)
 }
 
 /// Refuses types of volumes that are not handled.
