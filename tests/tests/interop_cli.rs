@@ -445,6 +445,43 @@ fn both_read_the_same_uuid_and_the_same_metadata() {
     }
 }
 
+/// The data of a detached header begin at byte 0: served from the header file itself, the first
+/// write would destroy the header.
+#[test]
+fn a_detached_header_is_not_served_as_its_own_data_under_any_name() {
+    let folder = folder();
+    let folder = folder.path();
+    Tool::Cryptsetup.good(folder, &format_args(&["--header", "header"]), b"");
+    std::os::unix::fs::symlink("header", folder.join("link")).unwrap();
+    std::fs::hard_link(folder.join("header"), folder.join("twin")).unwrap();
+    let before = std::fs::read(folder.join("header")).unwrap();
+    let lines: [&[&str]; 5] = [
+        &["header"],
+        &["./header"],
+        &["link", "--header", "header"],
+        &["twin", "--header", "header"],
+        &["header", "--header", "link"],
+    ];
+    for line in lines {
+        // Serving goes on until it is ended: a fault of ours must not hang the test.
+        let mut command = Command::new("timeout");
+        command
+            .current_dir(folder)
+            .arg("20")
+            .arg(program())
+            .arg("serve")
+            .args(line);
+        command.args(["--socket", "socket", "--key-file", "one"]);
+        let ended = run(&mut command, b"");
+        assert_eq!(ended.code, 1, "{line:?}: {}", ended.err);
+        assert!(ended.err.contains("nothing was written"), "{}", ended.err);
+    }
+    assert!(std::fs::read(folder.join("header")).unwrap() == before);
+    // cryptsetup says the same number, before it needs a kernel driver.
+    let args = ["open", "header", "name", "--key-file", "one"];
+    assert_eq!(Tool::Cryptsetup.run(folder, &args, b"").code, 1);
+}
+
 /// Command lines on a fresh volume: slot 0 "one", slot 1 "two". Each runs on a volume of its own.
 const SAME_EXIT: &[&str] = &[
     // open
