@@ -124,25 +124,28 @@ impl Change {
         })
     }
 
-    /// Labels, UUID, tokens, priorities, flags: what leaves every keyslot's area where it is.
+    /// Labels, UUID, tokens, priorities, flags, requirements: what leaves keys and data where they are.
     ///
     /// # Errors
-    /// `after` is of another size, adds, removes or moves a keyslot ([`FormatError::Misuse`]); an unknown requirement.
+    /// `after` is of another size, or changes more of a keyslot than its priority, a digest or a segment
+    /// ([`FormatError::Misuse`]); an unknown requirement.
     pub fn edit(before: &Header, after: &Header) -> Result<Self, FormatError> {
-        let areas = |m: &Metadata| {
+        let kinds = |m: &Metadata| {
             m.keyslots()
                 .iter()
-                .map(|(n, slot)| (*n, slot.area()))
+                .map(|(n, slot)| (*n, slot.kind.clone()))
                 .collect::<Vec<_>>()
         };
-        if areas(&before.metadata) != areas(&after.metadata) {
+        let (old, new) = (&before.metadata, &after.metadata);
+        if kinds(old) != kinds(new) {
+            return Err(FormatError::Misuse("an edit that changes a keyslot"));
+        }
+        if old.digests() != new.digests() || old.segments() != new.segments() {
             return Err(FormatError::Misuse(
-                "an edit that adds, removes or moves a keyslot",
+                "an edit that changes a digest or a segment",
             ));
         }
-        if before.metadata.config.keyslots_size != after.metadata.config.keyslots_size
-            || before.size != after.size
-        {
+        if old.config.keyslots_size != new.config.keyslots_size || before.size != after.size {
             return Err(FormatError::Misuse("an edit that changes the geometry"));
         }
         let mut plan = Plan::begin(before)?;

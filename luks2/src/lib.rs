@@ -25,6 +25,7 @@ pub mod error;
 pub mod format;
 pub mod header;
 pub mod json;
+mod member;
 pub mod metadata;
 pub mod parse;
 pub mod reencrypt;

@@ -5,13 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::area::Area;
 use crate::edit::OWED_WIPES;
 use crate::error::FormatError;
+use crate::member::{At, broken, decimal, show, small_number};
 use crate::metadata::{
     AF_STRIPES, AfParams, Config, Digest, Geometry, KDF_SALT_BYTES, KdfParams, Keyslot,
     KeyslotKind, Luks2Slot, MAX_DIGESTS, MAX_KEYSLOTS, MAX_SEGMENTS, MAX_TOKENS, Metadata,
@@ -26,8 +25,6 @@ use crate::validate::{self, Rule};
 const MAX_AREA_KEY_BYTES: u32 = 512;
 /// Notes of owed wipes that are looked at; this program never writes as many.
 const MAX_OWED_WIPES: usize = 64;
-
-type Object = Map<String, Value>;
 
 impl Metadata {
     /// From the text of a JSON area (without its NUL).
@@ -64,163 +61,6 @@ impl Metadata {
         validate::all(&metadata)?;
         Ok(metadata)
     }
-}
-
-/// One object and its name for messages.
-struct At<'a> {
-    name: String,
-    object: &'a Object,
-}
-
-impl<'a> At<'a> {
-    fn new(name: impl Into<String>, value: &'a Value) -> Result<Self, FormatError> {
-        let name = name.into();
-        match value.as_object() {
-            Some(object) => Ok(Self { name, object }),
-            None => broken(Rule::MemberType, format!("{name} is not an object")),
-        }
-    }
-
-    fn value(&self, member: &str) -> Result<&'a Value, FormatError> {
-        match self.object.get(member) {
-            Some(value) => Ok(value),
-            None => broken(
-                Rule::MemberMissing,
-                format!("{} has no {member}", self.name),
-            ),
-        }
-    }
-
-    fn object(&self, member: &str) -> Result<At<'a>, FormatError> {
-        Self::new(format!("{}.{member}", self.name), self.value(member)?)
-    }
-
-    fn text(&self, member: &str) -> Result<&'a str, FormatError> {
-        match self.value(member)?.as_str() {
-            Some("") => broken(Rule::EmptyText, format!("{}.{member} is empty", self.name)),
-            Some(text) => Ok(text),
-            None => broken(
-                Rule::MemberType,
-                format!("{}.{member} is not a string", self.name),
-            ),
-        }
-    }
-
-    fn u32(&self, member: &str) -> Result<u32, FormatError> {
-        let value = self.value(member)?;
-        match value.as_u64().and_then(|number| u32::try_from(number).ok()) {
-            Some(number) => Ok(number),
-            None if value.is_number() => broken(
-                Rule::Uint32,
-                format!("{}.{member} is {value}, not a 32-bit number", self.name),
-            ),
-            None => broken(
-                Rule::MemberType,
-                format!("{}.{member} is not a number", self.name),
-            ),
-        }
-    }
-
-    fn u64(&self, member: &str) -> Result<u64, FormatError> {
-        let text = self.text(member)?;
-        match decimal(text) {
-            Some(number) => Ok(number),
-            None => broken(
-                Rule::Uint64,
-                format!(
-                    "{}.{member} is {}, not a decimal 64-bit number",
-                    self.name,
-                    show(text)
-                ),
-            ),
-        }
-    }
-
-    fn base64(&self, member: &str) -> Result<Vec<u8>, FormatError> {
-        match STANDARD.decode(self.text(member)?) {
-            Ok(bytes) => Ok(bytes),
-            Err(_) => broken(
-                Rule::Base64,
-                format!("{}.{member} is not base64", self.name),
-            ),
-        }
-    }
-
-    fn array(&self, member: &str) -> Result<&'a [Value], FormatError> {
-        match self.value(member)?.as_array() {
-            Some(items) => Ok(items),
-            None => broken(
-                Rule::MemberType,
-                format!("{}.{member} is not an array", self.name),
-            ),
-        }
-    }
-
-    fn texts(&self, member: &str) -> Result<Vec<String>, FormatError> {
-        let mut texts = Vec::new();
-        for item in self.array(member)? {
-            match item.as_str() {
-                Some(text) => texts.push(text.to_owned()),
-                None => {
-                    return broken(
-                        Rule::MemberType,
-                        format!("{}.{member} holds no string", self.name),
-                    );
-                }
-            }
-        }
-        Ok(texts)
-    }
-
-    fn optional_texts(&self, member: &str) -> Result<Vec<String>, FormatError> {
-        if self.object.contains_key(member) {
-            self.texts(member)
-        } else {
-            Ok(Vec::new())
-        }
-    }
-
-    /// Numbers of other objects, ascending, each once.
-    fn references(&self, member: &str, rule: Rule) -> Result<Vec<u8>, FormatError> {
-        let mut numbers = Vec::new();
-        for text in self.texts(member)? {
-            match small_number(&text) {
-                Some(number) => numbers.push(number),
-                None => {
-                    return broken(
-                        rule,
-                        format!("{}.{member} names {}", self.name, show(&text)),
-                    );
-                }
-            }
-        }
-        numbers.sort_unstable();
-        numbers.dedup();
-        Ok(numbers)
-    }
-}
-
-pub(crate) fn broken<T>(rule: Rule, detail: String) -> Result<T, FormatError> {
-    Err(FormatError::Rule { rule, detail })
-}
-
-/// Foreign text for a message: quoted, escaped, cut.
-fn show(text: &str) -> String {
-    format!("{:?}", text.chars().take(40).collect::<String>())
-}
-
-/// A 64-bit number in digits only; no sign, no white space, no overflow.
-fn decimal(text: &str) -> Option<u64> {
-    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    text.parse().ok()
-}
-
-/// The number of an object: canonical, so that two names never mean one object.
-fn small_number(text: &str) -> Option<u8> {
-    let number = u8::try_from(decimal(text)?).ok()?;
-    (number.to_string() == text).then_some(number)
 }
 
 fn numbered<T>(

@@ -8,8 +8,8 @@ use std::fmt;
 
 use crate::area::{ALIGNMENT, Area, MAX_KEYSLOTS_BYTES};
 use crate::error::FormatError;
+use crate::member::broken;
 use crate::metadata::{KeyslotKind, Metadata, Requirement};
-use crate::parse::broken;
 use crate::segment::{Segment, SegmentKind, SegmentSize};
 
 /// A rule that metadata can break.

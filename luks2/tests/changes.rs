@@ -288,6 +288,25 @@ fn an_edit_that_is_more_than_an_edit_is_refused() {
             Err(FormatError::Misuse(_))
         ));
     }
+    // The same area with another salt would open nothing any more; other digests and segments neither.
+    let edited = |pointer: &str, value: serde_json::Value| {
+        let mut root = before.metadata().as_value().clone();
+        *root.pointer_mut(pointer).expect("the sample has it") = value;
+        let metadata = luksmith_luks2::Metadata::from_value(root, &support::geometry())
+            .expect("no rule is broken");
+        Change::edit(&before, &before.with_metadata(metadata).expect("same size"))
+    };
+    for (pointer, value) in [
+        ("/keyslots/0/kdf/salt", json!(support::salt(1))),
+        ("/keyslots/0/af/hash", json!("sha1")),
+        ("/digests/0/iterations", json!(2000)),
+        ("/digests/0/segments", json!(["0", "0"])),
+        ("/segments/0/iv_tweak", json!("8")),
+        ("/segments/0/sector_size", json!(4096)),
+    ] {
+        let fine = pointer == "/digests/0/segments";
+        assert_eq!(edited(pointer, value).is_ok(), fine, "{pointer}");
+    }
     // Nor does an addition change others, or write over what is named.
     let two = more
         .with_keyslot_replaced(1, &slot_at(area::find_room(&more, 258_048).expect("room")))
