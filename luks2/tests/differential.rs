@@ -1,6 +1,6 @@
 //! Whatever the cryptsetup program refuses, we refuse.
 //!
-//! The other direction is not asked for: in numbers, names, sizes and texts we are stricter (see `support/faults.rs`).
+//! The other direction is not asked for: in numbers, names, sizes and texts we are stricter (see `support/faults/`).
 
 mod support;
 
