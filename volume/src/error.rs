@@ -66,13 +66,12 @@ pub enum StoreError {
     #[error("the primary header is gone and the device holds {}", names(.0))]
     Foreign(Vec<Signature>),
     /// One copy of the header cannot be read: nothing is written until somebody asks for a repair.
-    #[error("the {} header cannot be read", .copy.name())]
+    #[error("the {} header cannot be read: {why}", .copy.name())]
     Unreadable {
         /// Which copy.
         copy: HeaderCopy,
-        /// Why.
-        #[source]
-        source: io::Error,
+        /// What the device answered.
+        why: String,
     },
     /// Both copies are good and bear the same number, but differ: no orderly writer leaves this.
     /// The primary is taken; nothing is written until somebody asks for a repair.

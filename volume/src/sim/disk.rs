@@ -54,6 +54,7 @@ struct State {
     ops: Vec<Op>,
     failed_at: Option<usize>,
     faults: BTreeMap<usize, Fault>,
+    unreadable: Vec<usize>,
     snapshots: Option<Vec<Snapshot>>,
     deaths: Option<Vec<Snapshot>>,
     rng: Rng,
@@ -106,6 +107,7 @@ impl SimDisk {
                 ops: Vec::new(),
                 failed_at: None,
                 faults: BTreeMap::new(),
+                unreadable: Vec::new(),
                 snapshots: None,
                 deaths: None,
                 rng: Rng::new(seed),
@@ -179,6 +181,13 @@ impl SimDisk {
         self.state.borrow_mut().faults.insert(op, fault);
     }
 
+    /// Makes the physical sector at this byte unreadable until it is written, as a worn medium does.
+    pub fn wear_out(&self, offset: u64) {
+        let mut state = self.state.borrow_mut();
+        let unit = offset as usize / state.unit;
+        state.unreadable.push(unit);
+    }
+
     /// Calls `hook` with the number of each operation before it is done. The hook may use other
     /// handles of the disk; it is not called for what it does itself.
     pub fn on_each_op(&self, hook: impl FnMut(usize) + 'static) {
@@ -237,6 +246,7 @@ impl State {
             if !which(unit) {
                 continue;
             }
+            self.unreadable.retain(|bad| *bad != unit);
             let sector = unit * self.unit..((unit + 1) * self.unit).min(len);
             let part = start.max(sector.start)..end.min(sector.end);
             let visible = Rc::make_mut(&mut self.visible);
@@ -283,6 +293,10 @@ impl BlockDevice for SimDisk {
         }
         let state = self.state.borrow();
         let start = offset as usize;
+        let units = start / state.unit..(start + into.len()).div_ceil(state.unit);
+        if state.unreadable.iter().any(|unit| units.contains(unit)) {
+            return Err(broken("read"));
+        }
         into.copy_from_slice(&state.visible[start..start + into.len()]);
         Ok(())
     }

@@ -12,10 +12,10 @@ mod commit;
 mod repair;
 mod restore;
 
-use std::io;
-
 use luksmith_luks2::binary::{BINARY_BYTES, SALT_BYTES};
-use luksmith_luks2::{CopyState, Header, HeaderCopy, Repair, RepairReason, Resolved, resolve};
+use luksmith_luks2::{
+    CopyState, Header, HeaderCopy, Repair, RepairReason, ResolveError, Resolved, resolve,
+};
 
 use crate::device::MetadataDevice;
 use crate::error::StoreError;
@@ -43,8 +43,6 @@ pub struct HeaderStore<D> {
 #[derive(Debug)]
 struct Found {
     resolved: Resolved,
-    /// A copy whose place could not be read; the other one is in force.
-    unreadable: Option<(HeaderCopy, io::ErrorKind, String)>,
     /// What else lies on the device, looked for only when the primary is gone.
     foreign: Vec<Signature>,
 }
@@ -111,13 +109,13 @@ impl<D: MetadataDevice> HeaderStore<D> {
         if self.device.read_only() {
             return Some(StoreError::ReadOnly);
         }
-        if let Some((copy, kind, text)) = &self.found.unreadable {
+        let repair = self.needs_repair()?;
+        if let RepairReason::Unreadable(why) = &repair.reason {
             return Some(StoreError::Unreadable {
-                copy: *copy,
-                source: io::Error::new(*kind, text.clone()),
+                copy: repair.copy,
+                why: why.clone(),
             });
         }
-        let repair = self.needs_repair()?;
         if !self.found.foreign.is_empty() {
             return Some(StoreError::Foreign(self.found.foreign.clone()));
         }
@@ -167,6 +165,7 @@ impl<D: MetadataDevice> HeaderStore<D> {
             StoreError::Device { action, source, .. } => {
                 StoreError::device(action, self.wrote, source)
             }
+            StoreError::Resolve(_) if self.wrote => StoreError::ReadBack { what: "header" },
             other => other,
         })
     }
@@ -202,53 +201,33 @@ impl<D: MetadataDevice> HeaderStore<D> {
 impl Found {
     fn read<D: MetadataDevice>(device: &D) -> Result<Self, StoreError> {
         let switches = device.switches();
-        let mut failed: Option<(u64, io::Error)> = None;
         let mut read = |offset: u64, len: usize| {
             let mut bytes = vec![0; len];
-            if let Err(error) = device.read_at(offset, &mut bytes) {
-                // A copy that cannot be read must not hide the other one; see `blocked` for what
-                // this forbids. Zeros are no header.
-                bytes.fill(0);
-                failed.get_or_insert((offset, error));
-            }
+            device.read_at(offset, &mut bytes)?;
             if switches.lacks(Mutant::SkipChecksum) {
                 mend_checksum(&mut bytes);
             }
             Ok(bytes)
         };
-        let resolved = match resolve(&mut read, device.len()) {
-            Ok(resolved) => resolved,
-            Err(error) => {
-                return Err(match failed {
-                    Some((_, source)) => StoreError::device("read the header", false, source),
-                    None => error.into(),
-                });
+        let resolved = resolve(&mut read, device.len()).map_err(|error| match error {
+            ResolveError::Read { source, .. } => {
+                StoreError::device("read the header", false, source)
             }
-        };
+            other => other.into(),
+        })?;
         let resolved = match switches.lacks(Mutant::AcceptLowerSequence) {
             true => lower_sequence(device, resolved),
             false => resolved,
         };
-        let unreadable = failed.map(|(offset, error)| {
-            let copy = match offset {
-                0 => HeaderCopy::Primary,
-                _ => HeaderCopy::Secondary,
-            };
-            (copy, error.kind(), error.to_string())
-        });
         let primary_gone = resolved.repair.as_ref().is_some_and(|repair| {
             repair.copy == HeaderCopy::Primary && repair.reason.is_primary_gone()
         });
         let mut foreign = Vec::new();
-        if primary_gone && unreadable.is_none() && !switches.lacks(Mutant::RepairOverForeign) {
+        if primary_gone && !switches.lacks(Mutant::RepairOverForeign) {
             foreign = probe::signatures(device)
                 .map_err(|source| StoreError::device("look for other signatures", false, source))?;
         }
-        Ok(Self {
-            resolved,
-            unreadable,
-            foreign,
-        })
+        Ok(Self { resolved, foreign })
     }
 }
 

@@ -143,7 +143,6 @@ impl<D: MetadataDevice> HeaderStore<D> {
                     repair: None,
                     header,
                 },
-                unreadable: None,
                 foreign: Vec::new(),
             },
             latched: false,

@@ -202,6 +202,17 @@ impl Judge {
         Ok(headers.in_force)
     }
 
+    /// The states that the good copies of a disk are in that was judged before.
+    pub(crate) fn good_copies(&self, image: &[u8]) -> Vec<usize> {
+        let seen = self.seen.borrow();
+        let mut copies: Vec<usize> = match seen.get(&header_print(image)) {
+            Some(Ok(headers)) => headers.good.iter().map(|(_, state)| *state).collect(),
+            _ => Vec::new(),
+        };
+        copies.dedup();
+        copies
+    }
+
     fn headers(&self, image: &Rc<Vec<u8>>) -> Result<Headers, String> {
         let copy_at = |copy, place: usize| {
             let bytes = image.get(place..)?;
@@ -220,7 +231,7 @@ impl Judge {
         let mut good = Vec::new();
         for (name, header) in [("primary", &primary), ("secondary", &secondary)] {
             let Some(header) = header else { continue };
-            let Some(index) = self.known.iter().position(|known| &known.header == header) else {
+            let Some(index) = self.known.iter().rposition(|known| &known.header == header) else {
                 return Err(format!(
                     "the {name} is none of the states of this operation"
                 ));
@@ -236,7 +247,7 @@ impl Judge {
         let found = match HeaderStore::load(disk.clone(), LockMode::Shared) {
             Ok(store) => {
                 let header = store.header().clone();
-                let index = self.known.iter().position(|known| known.header == header);
+                let index = self.known.iter().rposition(|known| known.header == header);
                 Some(index.ok_or("the store reads a header that is none of the known states")?)
             }
             Err(StoreError::Resolve(_)) => None,
