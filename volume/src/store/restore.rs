@@ -128,7 +128,12 @@ impl<D: MetadataDevice> HeaderStore<D> {
         let (_, image) = read_backup(backup)?;
         let _held = Self::hold(device, LockMode::Shared, wait)?;
         let present = present_header(device)?;
-        Ok(object(&image.header, present.as_ref(), device.len(), RestoreRules::default()))
+        Ok(object(
+            &image.header,
+            present.as_ref(),
+            device.len(),
+            RestoreRules::default(),
+        ))
     }
 
     /// A store of a device whose content is about to be replaced.

@@ -7,6 +7,7 @@
 //! must be missed.
 
 mod campaign;
+mod cryptsetup;
 mod scenario;
 mod scenarios;
 mod world;
