@@ -337,6 +337,18 @@ fn depth_of_an_edit_is_bounded_like_that_of_a_text() {
 }
 
 #[test]
+fn a_text_is_32_levels_deep_at_most() {
+    let nested = |levels: usize| format!("{}1{}", "[".repeat(levels - 1), "]".repeat(levels - 1));
+    assert!(luksmith_luks2::json::parse(nested(32).as_bytes()).is_ok());
+    for levels in [33, 34, 100, 1_000_000] {
+        assert!(
+            luksmith_luks2::json::parse(nested(levels).as_bytes()).is_err(),
+            "{levels}"
+        );
+    }
+}
+
+#[test]
 fn a_token_type_of_more_than_64_bytes_is_not_written() {
     let token = |bytes: usize| json!({"type": "t".repeat(bytes), "keyslots": []});
     assert!(metadata().with_token(4, token(64)).is_ok());

@@ -97,8 +97,8 @@ pub(super) fn texts() -> Vec<(&'static str, Expected, String)> {
             Expected::Json,
             good.replacen("\"1\":{", "\"0\":{", 1),
         ),
-        ("text-31-levels-deep", Expected::Fine, nested(30)),
-        ("text-32-levels-deep", Expected::Json, nested(32)),
+        ("text-32-levels-deep", Expected::Fine, nested(30)),
+        ("text-33-levels-deep", Expected::Json, nested(31)),
         ("text-3000-levels-deep", Expected::Json, nested(3000)),
         (
             "text-with-number-of-65-bits",
