@@ -1,0 +1,31 @@
+nothing_left() {
+	[ -z "$(ls /run/luksmith 2>/dev/null)" ] || fail "a name is left"
+	[ -z "$(ls /dev/ublk[bc]* 2>/dev/null)" ] || fail "a device is left"
+	within 5 sh -c '! pgrep luksmith'
+}
+empty_disk /dev/vda
+luksmith format --batch-mode --key-file $KEY $CHEAP /dev/vda
+printf wrong >/tmp/wrong
+refused 2 luksmith open /dev/vda ours --key-file /tmp/wrong
+nothing_left
+refused 1 luksmith open /dev/vda a/b --key-file $KEY
+nothing_left
+mkfs.ext4 -q /dev/vdb
+mount /dev/vdb /mnt
+refused 5 luksmith open /dev/vdb ours --key-file $KEY || [ $? = 1 ]
+umount /mnt
+nothing_left
+# No room for the device: the driver's own limit.
+if [ -w /sys/module/ublk_drv/parameters/ublks_max ]; then
+	was=$(cat /sys/module/ublk_drv/parameters/ublks_max)
+	echo 0 >/sys/module/ublk_drv/parameters/ublks_max
+	luksmith open /dev/vda ours --key-file $KEY && { luksmith close ours; echo "the limit does not count us"; }
+	echo "$was" >/sys/module/ublk_drv/parameters/ublks_max
+	nothing_left
+fi
+# And then it opens; with the longest name there is.
+long=$(printf 'n%.0s' $(seq 127))
+open_volume /dev/vda "$long"
+luksmith status "$long" >/dev/null
+luksmith close "$long"
+nothing_left
