@@ -113,7 +113,7 @@ leave_nothing_behind() {
 	if command -v luksmith >/dev/null; then
 		for name in $(ls /run/luksmith 2>/dev/null); do timeout 10 luksmith close "$name"; done
 	fi
-	pkill -9 -x luksmith
+	pkill -9 luksmith
 	dmsetup remove_all --force --retry 2>/dev/null
 	losetup -D
 	return 0

@@ -23,7 +23,7 @@ for i in $(seq 32); do
 done
 for i in $(seq 32); do luksmith close v$i; done
 [ -z "$(ls /dev/ublkb* 2>/dev/null)" ] || fail "devices are left"
-within 10 sh -c '! pgrep -x luksmith'
+within 10 sh -c '! pgrep luksmith'
 for i in 1 17 32; do
 	judge_opens /mnt/disk-$i
 	[ "$(dd if=/dev/mapper/judge bs=4096 skip=600 count=1 iflag=direct status=none | tr -d '\0')" = "$(printf 'volume %4d' $i)" ]
