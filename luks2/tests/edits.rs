@@ -349,6 +349,53 @@ fn a_text_is_32_levels_deep_at_most() {
 }
 
 #[test]
+fn what_stays_stays_in_its_order() {
+    let mut metadata = metadata();
+    for number in [9, 5, 7] {
+        metadata = metadata
+            .with_token(number, json!({"type": "x", "keyslots": []}))
+            .expect("fits");
+    }
+    let names = |metadata: &Metadata, section: &str| {
+        let object = metadata.as_value()[section]
+            .as_object()
+            .expect("a section")
+            .clone();
+        object.keys().cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(
+        names(&metadata, "tokens"),
+        ["0", "3", "9", "5", "7"],
+        "new ones last, as the reference"
+    );
+    let less = metadata.without_token(0).expect("there");
+    assert_eq!(names(&less, "tokens"), ["3", "9", "5", "7"]);
+    let two = metadata
+        .with_keyslot(2, &slot(&metadata), 0)
+        .expect("valid");
+    assert_eq!(
+        names(&two.without_keyslot(0).expect("there"), "keyslots"),
+        ["1", "2"]
+    );
+    let replaced = two.with_keyslot_replaced(0, &slot(&two)).expect("valid");
+    assert_eq!(names(&replaced, "keyslots"), ["0", "1", "2"]);
+    let preferred = two
+        .with_priority(0, Priority::Ignore)
+        .expect("valid")
+        .with_priority(0, Priority::Normal);
+    assert_eq!(
+        preferred.expect("valid").to_json_bytes(),
+        two.to_json_bytes()
+    );
+    let flagged = two
+        .with_flags(&["a".into()])
+        .expect("fits")
+        .with_flags(&[])
+        .expect("fits");
+    assert_eq!(flagged.to_json_bytes(), two.to_json_bytes());
+}
+
+#[test]
 fn a_token_type_of_more_than_64_bytes_is_not_written() {
     let token = |bytes: usize| json!({"type": "t".repeat(bytes), "keyslots": []});
     assert!(metadata().with_token(4, token(64)).is_ok());
