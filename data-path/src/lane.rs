@@ -294,7 +294,7 @@ impl Drop for Lane {
             // the lesser evil than memory that changes under its next owner.
             return;
         }
-        drop(mem::replace(&mut *self.tags, Box::default()));
+        drop(mem::take(&mut *self.tags));
         for slots in self.slots.iter_mut() {
             drop(slots.take());
         }

@@ -173,7 +173,7 @@ impl Limits {
 }
 
 /// Longest discard in bytes: the largest multiple of 4096 that a `u32` holds.
-pub const MAX_DISCARD_BYTES: u32 = u32::MAX & !4095;
+pub const MAX_DISCARD_BYTES: u32 = u32::MAX - 4095;
 
 #[cfg(test)]
 mod tests {

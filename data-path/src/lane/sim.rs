@@ -436,7 +436,6 @@ impl World {
                     assert!(covered, "a flush is answered by a sync that began after it");
                     assert!(!self.sync_failed, "after a failed flush none succeeds");
                 }
-                return;
             }
             Request::Read(range) => {
                 let users = &mut self.users[sectors_of(range.start(), range.len())];

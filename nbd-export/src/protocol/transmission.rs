@@ -288,7 +288,8 @@ mod tests {
             discard: false,
             ..LIMITS
         };
-        let cases: &[(u16, u16, u64, u32, &Limits, Result<Action, WireError>)] = &[
+        type Case<'a> = (u16, u16, u64, u32, &'a Limits, Result<Action, WireError>);
+        let cases: &[Case<'_>] = &[
             (
                 0,
                 KIND_READ,
