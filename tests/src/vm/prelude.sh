@@ -98,7 +98,7 @@ both_ways() {
 pieces() {
 	local block=$1 target=$2 direct= at
 	[ ! -b "$target" ] || direct=oflag=direct
-	for at in 1 7 129 1001; do
+	for at in 1 7 129 501; do
 		noise /tmp/piece 1 $at
 		dd if=/tmp/piece of="$target" bs="$block" seek=$((at * 3)) count=$((at % 100 + 1)) conv=notrunc $direct status=none
 	done
