@@ -482,6 +482,33 @@ fn a_detached_header_is_not_served_as_its_own_data_under_any_name() {
     assert_eq!(Tool::Cryptsetup.run(folder, &args, b"").code, 1);
 }
 
+/// Without room for locked memory nothing can be opened, and the machine is not at fault.
+#[test]
+fn too_little_locked_memory_is_called_so() {
+    let folder = folder();
+    let folder = folder.path();
+    Tool::Cryptsetup.good(folder, &format_args(&[]), b"");
+    let program = program().display();
+    for kib in [0, 16, 64, 128] {
+        // Root is not bound by the limit, so the capability that lifts it is dropped.
+        let line = format!(
+            "ulimit -l {kib}; exec setpriv --bounding-set -ipc_lock --inh-caps -ipc_lock -- \
+             {program} open --test-passphrase disk --key-file one"
+        );
+        let ended = run(
+            Command::new("bash").current_dir(folder).args(["-c", &line]),
+            b"",
+        );
+        assert_eq!(ended.code, 3, "{kib} KiB: {}", ended.err);
+        assert!(
+            ended.err.contains("cannot lock"),
+            "{kib} KiB: {}",
+            ended.err
+        );
+        assert!(!ended.err.contains("self-test"), "{kib} KiB: {}", ended.err);
+    }
+}
+
 /// Command lines on a fresh volume: slot 0 "one", slot 1 "two". Each runs on a volume of its own.
 const SAME_EXIT: &[&str] = &[
     // open
