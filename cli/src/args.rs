@@ -76,6 +76,18 @@ pub(crate) fn parse(words: Vec<OsString>) -> Result<Parsed, Failure> {
 }
 
 fn usage_failure(error: &clap::Error, verb: Option<&str>) -> Failure {
+    let known = verb.filter(|v| verbs::find(v).is_some() || verbs::is_group(v));
+    if let (Some(verb), None) = (verb, known) {
+        return Failure::usage(format!("there is no verb '{verb}'"))
+            .no_disk()
+            .command("luksmith --help");
+    }
+    if error.kind() == clap::error::ErrorKind::MissingSubcommand {
+        let help = known.map_or("luksmith --help".to_string(), |v| {
+            format!("luksmith {v} --help")
+        });
+        return Failure::usage("no verb was given").no_disk().command(help);
+    }
     let text = error.render().to_string();
     let mut lines = text
         .lines()
@@ -398,8 +410,8 @@ impl Args {
         self.required("DEVICE").map(PathBuf::from)
     }
 
-    /// Options that were given and that the verb never looked at. Empty, or the verb has a
-    /// defect: an option was silently ignored.
+    /// Options that were given and that the verb had no reason to look at, such as a key file
+    /// beside a volume key. They are told, so that none is dropped silently.
     pub(crate) fn never_looked_at(&self) -> Vec<&'static str> {
         let seen = self.looked_at.borrow();
         OPTIONS

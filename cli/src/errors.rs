@@ -72,7 +72,9 @@ pub(crate) fn open(error: OpenError) -> Failure {
                 "{} is neither a regular file nor a block device",
                 shell(&path)
             ),
-        ),
+        )
+        .hint("see which disks there are")
+        .command("lsblk -f"),
         OpenError::Io { path, source } => {
             let exit = exit_of_io(&source);
             let failure = Failure::new(exit, format!("cannot open {}: {source}", shell(&path)));
@@ -169,7 +171,7 @@ pub(crate) fn plan(path: &Path, error: PlanError) -> Failure {
             Failure::usage(format!("option --{option} cannot be honoured: {why}"))
         }
         PlanError::DeviceTooSmall { .. } => {
-            Failure::new(Exit::WrongDevice, format!("{name} is too small: {text}"))
+            Failure::new(Exit::Failure, format!("{name} is too small: {text}"))
         }
         _ => Failure::new(Exit::Failure, format!("{name}: {text}")),
     }

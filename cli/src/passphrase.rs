@@ -339,7 +339,8 @@ fn nothing_to_read(name: &str) -> Failure {
 
 /// Refuses a new passphrase that is empty, unless `--force-password` is given.
 pub(crate) fn not_empty(args: &Args, passphrase: &Passphrase) -> Result<(), Failure> {
-    if passphrase.expose().is_empty() && !args.flag("force-password") {
+    let force = args.flag("force-password");
+    if passphrase.expose().is_empty() && !force {
         return Err(
             Failure::usage("the new passphrase is empty, which protects nothing")
                 .hint("--force-password takes an empty passphrase all the same"),

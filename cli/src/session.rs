@@ -52,7 +52,7 @@ impl Session {
         }
         if let Some(repair) = &store.resolved().repair {
             output::note(&format!(
-                "warning: the {} header copy on {} is not usable and should be rewritten: \
+                "warning: the {} header copy on {} is stale or damaged and should be rewritten: \
                  luksmith repair {}",
                 repair.copy.name(),
                 shell(&header_path),

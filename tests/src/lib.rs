@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+pub mod cli;
 pub mod cryptsetup;
 pub mod image;
 pub mod nbd;

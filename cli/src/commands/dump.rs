@@ -27,7 +27,6 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         for (name, given) in [
             ("key-slot", slot.is_some()),
             ("volume-key-file", args.path("volume-key-file").is_some()),
-            ("key-file", args.path("key-file").is_some()),
         ] {
             if given {
                 return Err(Failure::usage(format!(
@@ -36,8 +35,6 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
                 .no_disk());
             }
         }
-        // Options about a passphrase that is not asked for.
-        let _ = (Source::existing(args, None), args.flag("allow-null-cipher"));
     }
     let mut session = Session::read(args)?;
     if dump_key || unbound {

@@ -127,11 +127,15 @@ fn segments(out: &mut String, metadata: &Metadata) {
 }
 
 fn keyslot(out: &mut String, metadata: &Metadata, number: u8, slot: &Keyslot) {
-    let unbound = if metadata.is_unbound(number) {
-        " (unbound)"
-    } else {
-        ""
-    };
+    // As cryptsetup has it: no segment that holds data now is under the slot's key.
+    let bound = metadata
+        .digest_of_keyslot(number)
+        .is_some_and(|(_, digest)| {
+            metadata
+                .regular_segments()
+                .any(|(segment, _)| digest.segments.contains(&segment))
+        });
+    let unbound = if bound { "" } else { " (unbound)" };
     let priority = match slot.priority {
         Priority::Ignore => "ignored",
         Priority::Normal => "normal",

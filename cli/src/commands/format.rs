@@ -177,7 +177,8 @@ fn what_lies_there(device: &FileDevice, path: &Path) -> Result<Vec<String>, Fail
     }
     for signature in signatures(device).map_err(failed)? {
         let name = signature.name.to_string();
-        if !found.contains(&name) {
+        // LUKS is told above, and better.
+        if !found.contains(&name) && !name.starts_with("crypto_LUKS") {
             found.push(name);
         }
     }

@@ -6,15 +6,11 @@ use crate::args::Args;
 use crate::errors;
 use crate::hint::{Failure, shell};
 use crate::output;
-use crate::passphrase::Source;
 use crate::session::{check_type, confirm, open_device};
 
 /// Runs the verb.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     check_type(args)?;
-    // cryptsetup asks for a passphrase here when it ends a re-encryption; this does not, but the
-    // options belong to scripts that say them always.
-    let _ = (Source::existing(args, None), args.index("key-slot"));
     let path = args.path("header").map_or_else(|| args.device(), Ok)?;
     let name = shell(&path);
     let device = open_device(args, &path, Access::ReadWrite)?;

@@ -89,24 +89,12 @@ fn existing_key(
 
 /// The key of an unbound slot: from a file, or new.
 fn unbound_key(args: &Args) -> Result<VolumeKey, Failure> {
-    for name in ["key-file", "token-type"] {
-        let given = match name {
-            "key-file" => args.path("key-file").is_some(),
-            _ => args.text("token-type").is_some(),
-        };
-        if given {
-            return Err(Failure::usage(format!(
-                "option --{name} is refused: an unbound slot needs no existing passphrase"
-            ))
-            .no_disk());
-        }
+    if args.path("key-file").is_some() {
+        return Err(Failure::usage(
+            "option --key-file is refused: an unbound slot needs no existing passphrase",
+        )
+        .no_disk());
     }
-    let _ = (
-        args.index("token-id"),
-        args.flag("token-only"),
-        args.flag("allow-null-cipher"),
-    );
-    let _ = Source::existing(args, None);
     let bits = args.small("key-size");
     if bits.is_some_and(|b| b == 0 || b % 8 != 0) {
         return Err(Failure::usage("--key-size must be a multiple of 8 bits").no_disk());

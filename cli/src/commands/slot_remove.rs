@@ -22,10 +22,6 @@ pub(crate) fn by_number(args: &Args) -> Result<(), Failure> {
         ));
     }
     let last = is_last(&session, slot);
-    args.flag("last-slot");
-    if last {
-        confirm_last(args, &session, slot)?;
-    }
     let source = Source::existing(args, None);
     let batch = args.flag("batch-mode");
     let others: Vec<u8> = luksmith_keyslot::usable_slots(session.metadata())
@@ -45,6 +41,10 @@ pub(crate) fn by_number(args: &Args) -> Result<(), Failure> {
     };
     if let Some(first) = first {
         prove(&mut session, &source, slot, &others, first, &question)?;
+    }
+    args.flag("last-slot");
+    if last {
+        confirm_last(args, &session, slot)?;
     }
     remove(args, &mut session, slot, last)
 }

@@ -27,7 +27,6 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 }
 
 fn set(args: &Args, uuid: &str) -> Result<(), Failure> {
-    let _ = args.flag("json");
     let mut session = Session::change(args)?;
     let path = session.header_path.clone();
     let failed = |e| errors::format(&path, &e);
