@@ -341,6 +341,10 @@ impl Args {
                 Standing::Refused(why) => {
                     Failure::usage(format!("option --{} is refused: {why}", opt.long))
                 }
+                Standing::Works if !opt.elsewhere.is_empty() => Failure::usage(format!(
+                    "option --{} is refused: {}",
+                    opt.long, opt.elsewhere
+                )),
                 Standing::Works => {
                     let takers: Vec<&str> = VERBS
                         .iter()
@@ -579,6 +583,8 @@ mod tests {
                 let line = with(action, opt, long);
                 match (opt.standing, parsed(&line)) {
                     (Standing::Works | Standing::Harmless(_), Ok(_)) => {}
+                    (Standing::Works, Err(failure))
+                        if !opt.elsewhere.is_empty() && failure.what.contains(opt.elsewhere) => {}
                     (Standing::Refused(why), Err(failure)) => {
                         assert!(failure.what.contains(opt.long), "{line}: {}", failure.what);
                         assert!(failure.what.contains(why), "{line}: {}", failure.what);

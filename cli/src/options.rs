@@ -51,6 +51,9 @@ pub(crate) struct Opt {
     pub help: &'static str,
     /// Whether cryptsetup (up to 2.8) knows it.
     pub cryptsetup: bool,
+    /// Why it is refused where cryptsetup takes it and the verb here does not; empty if there is
+    /// no such verb.
+    pub elsewhere: &'static str,
 }
 
 impl Opt {
@@ -63,6 +66,7 @@ impl Opt {
             standing: Standing::Works,
             help,
             cryptsetup: true,
+            elsewhere: "",
         }
     }
     const fn short(mut self, short: char) -> Self {
@@ -71,6 +75,10 @@ impl Opt {
     }
     const fn also(mut self, also: &'static [&'static str]) -> Self {
         self.also = also;
+        self
+    }
+    const fn elsewhere(mut self, why: &'static str) -> Self {
+        self.elsewhere = why;
         self
     }
     const fn ours(mut self) -> Self {
@@ -443,7 +451,8 @@ pub(crate) const OPTIONS: &[Opt] = &[
         "key-description",
         Text("TEXT"),
         "Description of the key in the kernel keyring, for token add",
-    ),
+    )
+    .elsewhere(KEYRING),
     Opt::new(
         "token-replace",
         Nothing,
