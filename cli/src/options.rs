@@ -326,7 +326,8 @@ pub(crate) const OPTIONS: &[Opt] = &[
         Number("SECTORS", 0, u64::MAX >> 9),
         "Where the data begins, in 512-byte sectors",
     )
-    .short('o'),
+    .short('o')
+    .elsewhere(PLAIN),
     Opt::new(
         "align-payload",
         Number("SECTORS", 0, u32::MAX as u64),
