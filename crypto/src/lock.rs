@@ -38,6 +38,7 @@ use nix::{
         },
         resource::{RLIM_INFINITY, Resource, getrlimit},
         stat::fstat,
+        statfs::{FsType, fstatfs},
     },
     unistd::{SysconfVar, ftruncate, getpid, sysconf},
 };
@@ -304,11 +305,13 @@ pub(crate) fn wipe_stack() {
     wipe(&mut below);
 }
 
-/// [`wipe_stack`] for the sector cipher, which runs once per request and goes less deep: its
-/// batches, and the copies of the round keys that the widest AES backend makes.
+/// [`wipe_stack`] for the sector cipher, which runs once per request: as deep as its batches
+/// and the copies of round keys that the widest AES backend makes, and no deeper.
 #[inline(never)]
 pub(crate) fn wipe_cipher_stack() {
-    let mut below = [0u8; 8 * 1024];
+    /// Less is inlined where assertions are on, so calls go deeper there.
+    const DEPTH: usize = if cfg!(debug_assertions) { 32 } else { 8 } * 1024;
+    let mut below = [0u8; DEPTH];
     wipe(&mut below);
 }
 
@@ -403,8 +406,20 @@ impl SecretFile {
         Ok(file)
     }
 
-    /// Takes over a file made by [`SecretFile::new`] in another process.
+    /// Takes over a file made by [`SecretFile::new`] in another process. Any other file is
+    /// refused: it might shrink under our mapping, or write the key to a disk.
     pub(crate) fn from_fd(fd: OwnedFd) -> Result<Self, CryptoError> {
+        if !is_secret_memory(&fd)? {
+            let seals = fcntl(&fd, FcntlArg::F_GET_SEALS)
+                .map_err(|e| memory_file("take over what is no memory file", e))?;
+            if !SealFlag::from_bits_truncate(seals).contains(SealFlag::F_SEAL_SHRINK) {
+                let unsealed = Errno::EPERM;
+                return Err(memory_file(
+                    "take over a memory file that may shrink",
+                    unsealed,
+                ));
+            }
+        }
         let size = fstat(&fd)
             .map_err(|e| memory_file("look at a memory file", e))?
             .st_size;
@@ -501,14 +516,14 @@ impl Drop for SharedMap {
     }
 }
 
-/// Seals can be asked of every memory file but those of secret memory.
+/// Secret memory has a file system of its own.
 fn is_secret_memory(fd: &OwnedFd) -> Result<bool, CryptoError> {
-    match fcntl(fd, FcntlArg::F_GET_SEALS) {
-        Ok(_) => Ok(false),
-        Err(Errno::EINVAL) => Ok(true),
-        Err(e) => Err(memory_file("look at a memory file", e)),
-    }
+    let kind = fstatfs(fd).map_err(|e| memory_file("look at a memory file", e))?;
+    Ok(kind.filesystem_type() == SECRETMEM)
 }
+
+/// `SECRETMEM_MAGIC` of the kernel's `magic.h`.
+const SECRETMEM: FsType = FsType(0x5345_434d);
 
 /// A new file of secret memory; `None` where the kernel has none or does not allow it.
 fn memfd_secret() -> Option<OwnedFd> {

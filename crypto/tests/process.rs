@@ -9,7 +9,6 @@ mod common;
 use std::{
     fs::{self, File},
     io::{Read, Seek, SeekFrom},
-    os::fd::AsFd,
     panic::{AssertUnwindSafe, catch_unwind},
     process::exit,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -25,6 +24,7 @@ use luksmith_crypto::{
 };
 use nix::{
     sys::{
+        memfd::{MFdFlags, memfd_create},
         resource::{Resource, getrlimit, setrlimit},
         wait::{WaitStatus, waitpid},
     },
@@ -469,9 +469,18 @@ fn a_handover_keeps_its_size_and_is_closed_on_exec() {
         );
         let flags = nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_GETFD).expect("flags");
         assert_ne!(flags & nix::libc::FD_CLOEXEC, 0, "{kind:?}");
-        let other = File::open("/dev/null").expect("a file");
-        let refused = KeyHandover::from_fd(other.as_fd().try_clone_to_owned().expect("a copy"));
-        assert!(refused.is_err(), "{kind:?}: no memory file");
+        // Neither a device, nor a file on a disk, nor a memory file that may shrink.
+        let on_disk = File::open(std::env::current_exe().expect("a path")).expect("a file");
+        let name = c"unsealed";
+        let unsealed = memfd_create(name, MFdFlags::MFD_ALLOW_SEALING).expect("a memory file");
+        nix::unistd::ftruncate(&unsealed, 64).expect("a size");
+        let null = File::open("/dev/null").expect("a file");
+        for other in [null.into(), on_disk.into(), unsealed] {
+            assert!(
+                KeyHandover::from_fd(other).is_err(),
+                "{kind:?}: no handover"
+            );
+        }
     });
 }
 
