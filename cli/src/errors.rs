@@ -310,6 +310,12 @@ pub(crate) fn store(path: &Path, error: StoreError) -> Failure {
                 io::ErrorKind::AlreadyExists => {
                     failure.hint("no file is overwritten: give another name")
                 }
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    failure.hint("there is no room for the backup; give a file elsewhere")
+                }
+                io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
+                    failure.hint("see whether the file and its folder are there and may be used")
+                }
                 _ => failure,
             }
         }

@@ -27,8 +27,8 @@ impl AtTerminal {
         let stdio = || Stdio::from(pty.slave.try_clone().expect("a descriptor"));
         // setsid makes the terminal the controlling one, so that /dev/tty is it and ^C works.
         let child = Command::new("setsid")
-            // A test run in the background ignores SIGINT, and its children would inherit that.
-            .args(["--ctty", "--wait", "env", "--default-signal=INT"])
+            // A test run in the background, or under nohup, ignores signals; that would be inherited.
+            .args(["--ctty", "--wait", "env", "--default-signal"])
             .arg(binary())
             .args(args)
             .current_dir(folder)
@@ -328,4 +328,44 @@ fn closed_standard_streams_and_a_full_disk_below_them_are_errors_not_panics() {
     assert_eq!(code, Some(4), "{text}");
     let (_, text) = shell("luksmith dump vol | true; luksmith dump vol | head -c 1 >/dev/null");
     assert!(!text.contains("panicked"), "{text}");
+}
+
+#[test]
+fn a_full_or_read_only_file_system_is_told_and_leaves_no_half_backup() {
+    let dir = folder();
+    format_small(dir.path(), "vol", "secret");
+    // In a mount namespace of its own: a file system with less room than a header takes.
+    let script = r#"
+        mkdir small && mount -t tmpfs -o size=300k tmpfs small || exit 99
+        luksmith header backup vol --header-backup-file small/bak; echo backup $?
+        ls small
+        truncate -s 2M small/vol
+        echo secret | luksmith format small/vol -q --pbkdf pbkdf2 --pbkdf-force-iterations 1000 \
+            --luks2-keyslots-size 768K --offset 2048; echo format $?
+        mount -o remount,ro small
+        luksmith config small/vol --label x; echo config $?
+    "#;
+    let out = Command::new("unshare")
+        .args([
+            "--mount",
+            "sh",
+            "-c",
+            &script.replace("luksmith", &binary().to_string_lossy()),
+        ])
+        .current_dir(dir.path())
+        .output()
+        .expect("unshare starts");
+    let text = String::from_utf8_lossy(&out.stdout);
+    let errors = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(text.trim(), "backup 1\nformat 4\nconfig 4", "{errors}");
+    assert!(errors.contains("No space left on device"), "{errors}");
+    assert!(
+        errors.contains("nothing was written to the disk"),
+        "{errors}"
+    );
+    assert!(
+        errors.contains("the device was written in part"),
+        "{errors}"
+    );
+    assert!(errors.contains("Read-only file system"), "{errors}");
 }

@@ -103,8 +103,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 
 fn format_failed(path: &Path, error: StoreError) -> Failure {
     let written = error.disk_was_written();
-    let failure = errors::store(path, error);
+    let mut failure = errors::store(path, error);
     if written {
+        // There is no header to look at now.
+        failure.commands.clear();
         return failure.wrote(
             "the device was written in part: what was on it before must be taken for lost, and \
              there is no volume on it yet",
