@@ -413,6 +413,7 @@ pub(crate) fn ublk(error: UblkError) -> Failure {
             .hint("its server hangs or is gone: see what the kernel says")
             .command("dmesg | tail"),
         UblkError::Stuck { .. } => Failure::new(Exit::Busy, text),
+        UblkError::Backing(error) => crate::commands::serve::backing_failed(error),
         _ => Failure::new(Exit::Failure, text),
     }
 }

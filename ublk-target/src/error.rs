@@ -73,6 +73,9 @@ pub enum UblkError {
     /// A request that can never be carried out.
     #[error("{0}")]
     Misuse(String),
+    /// The backing cannot be opened, or somebody else has it.
+    #[error(transparent)]
+    Backing(#[from] luksmith_data_path::BackingError),
     /// The server process reported an error while it started.
     #[error("{0}")]
     Server(String),
@@ -106,7 +109,10 @@ impl UblkError {
     pub fn is_busy(&self) -> bool {
         matches!(
             self,
-            Self::InUse { .. } | Self::NameTaken(_) | Self::AlreadyOpen { .. }
+            Self::InUse { .. }
+                | Self::NameTaken(_)
+                | Self::AlreadyOpen { .. }
+                | Self::Backing(luksmith_data_path::BackingError::InUse { .. })
         )
     }
 }

@@ -193,8 +193,7 @@ fn start_claimed(
         true => BackingCache::Buffered,
         false => BackingCache::Direct,
     };
-    let backing = Backing::open(&plan.backing, BackingOptions { access, cache })
-        .map_err(|error| UblkError::Server(error.to_string()))?;
+    let backing = Backing::open(&plan.backing, BackingOptions { access, cache })?;
     let listener = {
         let (_folder, path) = folder.socket().doing(|| "open the control socket".into())?;
         UnixListener::bind(path).doing(|| "make the control socket".into())?

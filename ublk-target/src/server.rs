@@ -64,6 +64,9 @@ const SETUP_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a device may look used because something only looks at it (udev after a change).
 const PASSING_USER: Duration = Duration::from_secs(2);
 
+/// How much longer udev alone is waited for: on a busy machine it takes its time to look.
+const UDEV_PATIENCE: Duration = Duration::from_secs(20);
+
 /// How often a volume whose closing is pending is looked at.
 const PENDING_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -436,12 +439,27 @@ impl<'a> Server<'a> {
         let end = Instant::now() + patience;
         loop {
             match self.try_to_stop() {
-                Err(NotStopped::InUse) if Instant::now() < end => {
+                Err(NotStopped::InUse) if !patience.is_zero() => {
+                    let now = Instant::now();
+                    if now > end && (now > end + UDEV_PATIENCE || !self.only_udev_looks()) {
+                        return Err(NotStopped::InUse);
+                    }
                     std::thread::sleep(Duration::from_millis(20));
                 }
                 other => return other,
             }
         }
+    }
+
+    /// Whether the only users that can be seen are workers of udev, which never stay.
+    fn only_udev_looks(&self) -> bool {
+        let me = nix::unistd::getpid().as_raw();
+        let seen = users::of(&format!("ublkb{}", self.id), me);
+        let udev = |user: &User| match user {
+            User::Process { command, .. } => command.contains("udev"),
+            _ => false,
+        };
+        !seen.is_empty() && seen.iter().all(udev)
     }
 
     fn try_to_stop(&mut self) -> Result<Stopped, NotStopped> {

@@ -56,7 +56,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-fn backing_failed(error: BackingError) -> Failure {
+/// What to say when the data device cannot be had.
+pub(crate) fn backing_failed(error: BackingError) -> Failure {
     let text = errors::chain(&error);
     match error {
         BackingError::Io { source, .. } => Failure::new(errors::exit_of_io(&source), text),
