@@ -1,3 +1,4 @@
+# limit: 300
 empty_disk /dev/vda
 luksmith format --batch-mode --key-file $KEY $CHEAP /dev/vda
 # The server outlives its keeper.

@@ -1,6 +1,6 @@
 # Killed faster than it can be worth replacing: the device goes, its users get errors rather than
 # hang for ever, the key is wiped, and the volume can be opened again.
-# limit: 180
+# limit: 300
 empty_disk /dev/vda
 luksmith format --batch-mode --key-file $KEY $CHEAP /dev/vda
 open_volume /dev/vda ours

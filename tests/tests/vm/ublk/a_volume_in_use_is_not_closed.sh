@@ -1,4 +1,5 @@
 # Mounted, swapped to, stacked upon, opened: close refuses and says by whom; the volume serves on.
+# limit: 300
 empty_disk /dev/vda
 luksmith format --batch-mode --key-file $KEY $CHEAP /dev/vda
 open_volume /dev/vda ours

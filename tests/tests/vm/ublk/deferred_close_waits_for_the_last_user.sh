@@ -1,3 +1,4 @@
+# limit: 300
 empty_disk /dev/vda
 luksmith format --batch-mode --key-file $KEY $CHEAP /dev/vda
 state() { luksmith status ours --json | grep -o '"state": *"[a-z-]*"'; }

@@ -1,3 +1,4 @@
+# limit: 300
 empty_disk /dev/vda
 mkfs.ext4 -q /dev/vda
 mount /dev/vda /mnt

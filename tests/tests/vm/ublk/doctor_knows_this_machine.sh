@@ -1,3 +1,4 @@
+# limit: 300
 luksmith doctor
 luksmith doctor --json >/tmp/doctor
 grep -q "$(uname -r)" /tmp/doctor

@@ -1,5 +1,6 @@
 # A disk with a bad stretch: reads and writes there fail, everything else is served; a failed
 # flush is never forgotten.
+# limit: 300
 small_disks 64
 luksmith format --batch-mode --key-file $KEY $CHEAP --sector-size 4096 /dev/ram0
 sectors=$(blockdev --getsz /dev/ram0)

@@ -1,5 +1,5 @@
 # format -> open -> file system -> mount -> fio with verification -> fsck -> close -> open again.
-# limit: 400
+# limit: 600
 load() { # DIRECTORY
 	fio --name=load --directory="$1" --rw=randwrite --bsrange=4k-256k --size=24m --numjobs=2 --iodepth=8 \
 		--ioengine=libaio --direct=1 --verify=crc32c --do_verify=1 --verify_fatal=1 --minimal >/tmp/fio ||

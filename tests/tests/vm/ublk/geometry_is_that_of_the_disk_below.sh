@@ -1,15 +1,21 @@
 # Disks of 512 bytes, of 4096 bytes that say 512, and of 4096 bytes; each with both sector sizes.
-# limit: 300
+# limit: 600
 for disk in "512 0" "512 3" "4096 0"; do
 	read -r size exponent <<<"$disk"
-	modprobe scsi_debug dev_size_mb=64 sector_size=$size physblk_exp=$exponent
+	modprobe scsi_debug dev_size_mb=32 sector_size=$size physblk_exp=$exponent
 	udevadm settle
 	below=/dev/$(ls /sys/bus/pseudo/drivers/scsi_debug/adapter0/host*/target*/*/block)
 	[ "$(blockdev --getss $below)" = $size ]
 	for sector in 512 4096; do
 		echo "disk of $size << $exponent, sectors of $sector"
 		dd if=/dev/zero of=$below bs=1M count=20 oflag=direct status=none
-		luksmith format --batch-mode --key-file $KEY $CHEAP --sector-size $sector $below
+		if [ $size -gt $sector ]; then
+			# We make no such volume, cryptsetup does, and it must open.
+			refused 1 luksmith format --batch-mode --key-file $KEY $CHEAP --sector-size $sector $below
+			cryptsetup luksFormat --type luks2 -q --key-file $KEY $CHEAP --sector-size $sector $below
+		else
+			luksmith format --batch-mode --key-file $KEY $CHEAP --sector-size $sector $below
+		fi
 		open_volume $below ours
 		device=/dev/luksmith/ours
 		logical=$((size > sector ? size : sector))

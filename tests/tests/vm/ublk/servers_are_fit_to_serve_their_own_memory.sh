@@ -1,4 +1,5 @@
 # What must be true of keeper and server, or memory pressure could stop the machine.
+# limit: 300
 empty_disk /dev/vda
 luksmith format --batch-mode --key-file $KEY $CHEAP /dev/vda
 open_volume /dev/vda ours --queues 2

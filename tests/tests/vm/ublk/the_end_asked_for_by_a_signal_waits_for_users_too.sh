@@ -1,4 +1,5 @@
 # At shutdown a service manager sends SIGTERM to everybody. In use, the volume stays.
+# limit: 300
 empty_disk /dev/vda
 luksmith format --batch-mode --key-file $KEY $CHEAP /dev/vda
 open_volume /dev/vda ours
