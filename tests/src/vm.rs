@@ -184,20 +184,32 @@ impl Suite {
         crate::project().join("tests/tests/vm").join(self.name)
     }
 
-    /// Boots once per test run and returns the folder with the results.
+    /// Boots once per test run, both kernels side by side, and returns the folder with the
+    /// results of `kernel`: a guest without hardware virtualisation keeps one processor busy.
     fn results(&self, kernel: Kernel) -> PathBuf {
         // cargo-nextest gives every test its own process, cargo test one to all.
         let run = std::env::var("NEXTEST_RUN_ID")
             .unwrap_or_else(|_| format!("process-{}", std::process::id()));
         let runs = target().join("vm");
-        let out = runs
-            .join(run)
-            .join(format!("{}-{}", self.name, kernel.name()));
+        let out = |kernel: Kernel| {
+            runs.join(&run)
+                .join(format!("{}-{}", self.name, kernel.name()))
+        };
         let _turn = turn();
-        if out.join("boot").exists() {
-            return out;
+        if !out(kernel).join("boot").exists() {
+            forget_old_runs(&runs);
+            std::thread::scope(|threads| {
+                for each in [Kernel::Stable, Kernel::Newest] {
+                    let folder = out(each);
+                    threads.spawn(move || self.run_all(each, &folder));
+                }
+            });
         }
-        forget_old_runs(&runs);
+        out(kernel)
+    }
+
+    /// Boots `kernel` once and runs every check.
+    fn run_all(&self, kernel: Kernel, out: &Path) {
         let checks = out.join("checks");
         fs::create_dir_all(&checks).expect("a folder for the results");
         let only = std::env::var("LUKSMITH_VM_ONLY").unwrap_or_default();
@@ -221,7 +233,7 @@ impl Suite {
         for program in self.programs {
             vm = vm.option("--bin", program);
         }
-        let output = vm.boot(&job, &out);
+        let output = vm.boot(&job, out);
         fs::write(
             out.join("boot"),
             format!(
@@ -230,7 +242,6 @@ impl Suite {
             ),
         )
         .expect("the result of the boot is written");
-        out
     }
 }
 
