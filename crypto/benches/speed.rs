@@ -213,7 +213,7 @@ fn xts_mode<'a>(key: &[u8], data: &'a mut [u8], sector: usize) -> Box<dyn FnMut(
             Aes128::new_from_slice(second).expect(fits),
         );
         Box::new(move || {
-            xts.encrypt_area(data, sector, 8, |n| get_tweak_default(n));
+            xts.encrypt_area(data, sector, 8, get_tweak_default);
         })
     } else {
         let xts = Xts128::new(
@@ -221,7 +221,7 @@ fn xts_mode<'a>(key: &[u8], data: &'a mut [u8], sector: usize) -> Box<dyn FnMut(
             Aes256::new_from_slice(second).expect(fits),
         );
         Box::new(move || {
-            xts.encrypt_area(data, sector, 8, |n| get_tweak_default(n));
+            xts.encrypt_area(data, sector, 8, get_tweak_default);
         })
     }
 }
