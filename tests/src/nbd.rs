@@ -52,27 +52,27 @@ impl NbdServer {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the server program was built");
-        let mut out = BufReader::new(child.stdout.take().expect("piped"));
-        let mut warnings = Vec::new();
+        let out = BufReader::new(child.stdout.take().expect("piped"));
+        // From here on its drop ends the child and waits for it, also when a line below panics.
+        let mut server = Self {
+            child,
+            out,
+            socket: socket.to_owned(),
+            uri: String::new(),
+            warnings: Vec::new(),
+        };
         loop {
             let mut line = String::new();
-            out.read_line(&mut line).expect("a pipe can be read");
+            server.out.read_line(&mut line).expect("a pipe can be read");
             if let Some(warning) = line.strip_prefix("warning ") {
-                warnings.push(warning.trim_end().to_owned());
+                server.warnings.push(warning.trim_end().to_owned());
             } else if let Some(uri) = line.strip_prefix("ready ") {
-                let uri = uri.trim_end().to_owned();
-                return Ok(Self {
-                    child,
-                    out,
-                    socket: socket.to_owned(),
-                    uri,
-                    warnings,
-                });
+                server.uri = uri.trim_end().to_owned();
+                return Ok(server);
             } else {
                 let mut text = String::new();
-                let mut err = child.stderr.take().expect("piped");
+                let mut err = server.child.stderr.take().expect("piped");
                 err.read_to_string(&mut text).expect("text");
-                child.wait().expect("a child that was started ends");
                 return Err(text);
             }
         }
