@@ -12,7 +12,7 @@ pub(crate) enum Written {
     /// Not a byte.
     Nothing,
     /// The sentence says what was written, or what may have been.
-    Something(String),
+    Something(Box<str>),
     /// The command writes to no disk, so there is nothing to say.
     NotAsked,
 }
@@ -23,13 +23,13 @@ pub(crate) struct Failure {
     /// The exit number.
     pub exit: Exit,
     /// One line: what could not be done, and why.
-    pub what: String,
+    pub what: Box<str>,
     /// More lines, one fact each.
     pub details: Vec<String>,
     /// Whether the disk was written.
     pub written: Written,
     /// What to do next, in words.
-    pub hint: Option<String>,
+    pub hint: Option<Box<str>>,
     /// What to type next.
     pub commands: Vec<String>,
     /// Printed only with `--verbose`: the exit number is the answer.
@@ -41,7 +41,7 @@ impl Failure {
     pub(crate) fn new(exit: Exit, what: impl Into<String>) -> Self {
         Self {
             exit,
-            what: what.into(),
+            what: what.into().into_boxed_str(),
             details: Vec::new(),
             written: Written::Nothing,
             hint: None,
@@ -60,7 +60,7 @@ impl Failure {
     }
     /// Says what was written.
     pub(crate) fn wrote(mut self, what: impl Into<String>) -> Self {
-        self.written = Written::Something(what.into());
+        self.written = Written::Something(what.into().into_boxed_str());
         self
     }
     /// Says nothing about disks: the command had none to write to.
@@ -75,7 +75,7 @@ impl Failure {
     }
     /// Adds advice.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.hint = Some(hint.into().into_boxed_str());
         self
     }
     /// Adds a command that helps.

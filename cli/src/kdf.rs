@@ -54,7 +54,7 @@ pub(crate) fn choice(args: &Args) -> Result<KdfChoice, Failure> {
     let argon2 = |variant| {
         let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
         let usual = Calibration::default();
-        let most = u32::try_from(KdfCaps::default().max_memory_kib).unwrap_or(u32::MAX);
+        let most = KdfCaps::default().max_memory_kib;
         Kdf::Argon2 {
             variant,
             time: cost,

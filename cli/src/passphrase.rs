@@ -328,7 +328,10 @@ pub(crate) fn volume_key_file(path: &Path, bytes: usize) -> Result<SecretBytes, 
         tries: 1,
     };
     source.read_file(path).map_err(|mut f| {
-        f.what = f.what.replace("key file", "volume key file");
+        f.what = f
+            .what
+            .replace("key file", "volume key file")
+            .into_boxed_str();
         f
     })
 }

@@ -61,11 +61,7 @@ impl Progress {
                 "time_ms": spent.as_millis().to_string(),
             }));
         } else if self.terminal {
-            let percent = if all == 0 {
-                100
-            } else {
-                done.saturating_mul(100) / all
-            };
+            let percent = done.saturating_mul(100).checked_div(all).unwrap_or(100);
             let text = format!(
                 "\r{}: {percent:>3} %, {} of {}, {}/s ",
                 self.what,

@@ -295,7 +295,7 @@ struct Wishes {
 impl Wishes {
     fn read(args: &Args) -> Result<Self, Failure> {
         let key_bits = args.small("key-size").unwrap_or(512);
-        if key_bits == 0 || key_bits % 8 != 0 {
+        if key_bits == 0 || !key_bits.is_multiple_of(8) {
             return Err(Failure::usage("--key-size must be a multiple of 8 bits").no_disk());
         }
         let allow_null = args.flag("allow-null-cipher");

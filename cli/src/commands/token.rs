@@ -95,9 +95,7 @@ pub(crate) fn import(args: &Args) -> Result<(), Failure> {
             .take(JSON_MAX + 1)
             .read_to_end(&mut text),
     };
-    let name = file
-        .as_deref()
-        .map_or("standard input".to_string(), |p| shell(p));
+    let name = file.as_deref().map_or("standard input".to_string(), shell);
     read.map_err(|e| Failure::usage(format!("cannot read the token from {name}: {e}")))?;
     if text.len() as u64 > JSON_MAX {
         return Err(Failure::usage(format!(
