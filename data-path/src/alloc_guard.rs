@@ -81,24 +81,32 @@ fn refuse() -> ! {
 // SAFETY: every method hands its arguments unchanged to `System`, which keeps the
 // promises of `GlobalAlloc`; the check before touches no memory of the allocation.
 unsafe impl GlobalAlloc for GuardedAllocator {
+    /// # Safety
+    /// What the trait asks of this method's callers.
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         check();
         // SAFETY: the caller keeps GlobalAlloc's promises for `layout`.
         unsafe { System.alloc(layout) }
     }
 
+    /// # Safety
+    /// What the trait asks of this method's callers.
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
         check();
         // SAFETY: `ptr` came from `System` through this allocator, with this layout.
         unsafe { System.dealloc(ptr, layout) }
     }
 
+    /// # Safety
+    /// What the trait asks of this method's callers.
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         check();
         // SAFETY: as for `alloc`.
         unsafe { System.alloc_zeroed(layout) }
     }
 
+    /// # Safety
+    /// What the trait asks of this method's callers.
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         check();
         // SAFETY: `ptr` came from `System` through this allocator, with this layout.

@@ -48,7 +48,6 @@ pub use self::config::{LaneConfig, LaneError, SlotClass};
 mod config;
 mod flush;
 mod mutant;
-#[cfg(test)]
 mod sim;
 mod steps;
 mod task;

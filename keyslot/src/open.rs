@@ -28,16 +28,6 @@ pub struct Unlocked {
     pub key: VolumeKey,
 }
 
-impl fmt::Debug for Unlocked {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Unlocked")
-            .field("slot", &self.slot)
-            .field("digest", &self.digest)
-            .field("bound", &self.bound)
-            .finish_non_exhaustive()
-    }
-}
-
 /// Tries one slot with one passphrase.
 ///
 /// `area` is the slot's key area as read from the device, ciphertext; at least [`area_bytes`] of

@@ -42,7 +42,7 @@ fn a_segment_turned_plain_is_neither_unlocked_nor_served() {
         json["segments"]["0"] = json!({"type": "linear", "offset": offset, "size": "dynamic"});
     });
     assert_eq!(
-        image.open(b"one").unwrap_err().kind,
+        image.open(b"one").err().unwrap().kind,
         UnlockErrorKind::WeakCipher
     );
     assert!(matches!(
@@ -67,7 +67,7 @@ fn a_plain_piece_in_front_of_an_encrypted_one_is_refused() {
         json["digests"]["0"]["segments"] = json!(["0", "1"]);
     });
     assert_eq!(
-        image.open(b"one").unwrap_err().kind,
+        image.open(b"one").err().unwrap().kind,
         UnlockErrorKind::WeakCipher
     );
     assert!(matches!(
@@ -92,7 +92,7 @@ fn every_cipher_that_is_not_the_one_we_do_is_refused_by_its_name() {
     ] {
         let image = volume();
         image.forge(|json| json["segments"]["0"]["encryption"] = cipher.into());
-        let error = plan(&image.header()).unwrap_err();
+        let error = plan(&image.header()).err().unwrap();
         assert!(
             matches!(error, VolumeError::Cipher { segment: 0, .. }),
             "{cipher}: {error}"
@@ -142,7 +142,7 @@ fn a_detached_header_is_not_served_as_its_own_data() {
     format(&image, Placement::Detached);
     let header = image.header();
     let served = plan(&header).unwrap();
-    let error = served.check_clear_of_header(&header).unwrap_err();
+    let error = served.check_clear_of_header(&header).err().unwrap();
     assert!(
         matches!(
             error,
@@ -177,7 +177,8 @@ fn a_later_piece_that_lies_in_the_header_is_found_as_well() {
     let error = plan(&header)
         .unwrap()
         .check_clear_of_header(&header)
-        .unwrap_err();
+        .err()
+        .unwrap();
     assert!(
         matches!(error, VolumeError::InsideHeader { segment: 1, .. }),
         "{error}"
@@ -197,7 +198,7 @@ fn a_segment_beyond_the_device_is_refused() {
             json["segments"]["0"]["offset"] = offset.to_string().into();
             json["segments"]["0"]["size"] = size.clone().into();
         });
-        let error = plan(&image.header()).unwrap_err();
+        let error = plan(&image.header()).err().unwrap();
         assert!(
             matches!(error, VolumeError::DeviceTooSmall { .. }),
             "{offset} {size}: {error}"

@@ -512,8 +512,10 @@ fn has_word(code: &str, word: &str) -> bool {
         .any(|part| part == word)
 }
 
+/// What is in the product: nothing of a file that begins with `#![cfg(test)]`.
 fn above_the_tests(source: &str) -> &str {
-    source.split("#[cfg(test)]").next().expect("a first part")
+    let product = source.split("#![cfg(test)]").next().expect("a first part");
+    product.split("#[cfg(test)]").next().expect("a first part")
 }
 
 fn list(value: &Value) -> &[Value] {

@@ -116,7 +116,7 @@ pub(crate) enum Progress {
     Step(Step),
     /// It serves.
     Ready {
-        facts: VolumeFacts,
+        facts: Box<VolumeFacts>,
         warnings: Vec<String>,
     },
     /// It gave up.
@@ -247,6 +247,7 @@ fn wait_until_ready(progress: OwnedFd, board: &Board) -> Result<Opened, UblkErro
             Progress::Step(next) => step = next,
             Progress::Failed(why) => return Err(UblkError::Server(why)),
             Progress::Ready { facts, warnings } => {
+                let facts = *facts;
                 let path = udev::ensure_link(&facts);
                 return Ok(Opened {
                     facts,

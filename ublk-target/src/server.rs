@@ -286,7 +286,10 @@ impl<'a> Server<'a> {
             &name,
             format_args!("ublkb{id} is served by process {pid}"),
         );
-        reporter.tell(&Progress::Ready { facts, warnings });
+        reporter.tell(&Progress::Ready {
+            facts: Box::new(facts),
+            warnings,
+        });
         reporter.0 = None;
         Ok(Self {
             name,

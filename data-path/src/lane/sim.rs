@@ -4,6 +4,7 @@
 //!
 //! `LUKSMITH_SIM_SEEDS=N` runs N seeds instead of the usual number, `LUKSMITH_SIM_FROM=S`
 //! begins at seed S. A failure names its seed.
+#![cfg(test)]
 
 use std::io;
 use std::sync::Arc;

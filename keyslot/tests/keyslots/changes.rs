@@ -72,7 +72,7 @@ fn thirty_two_slots_fit_and_a_thirty_third_does_not() {
     }
     assert_eq!(disk.open("31").unwrap().slot, Some(31));
     let text = pass("more");
-    let error = add(&disk.header, &key, &slot(&text)).unwrap_err();
+    let error = add(&disk.header, &key, &slot(&text)).err().unwrap();
     assert!(
         matches!(error, PlanError::Format(FormatError::Full { .. })),
         "{error}"
@@ -113,7 +113,7 @@ fn no_room_is_said_before_the_slow_part() {
         add(&disk.header, &key, &slow).map(drop),
         change(&disk.header, 0, &key, &slow).map(drop),
     ] {
-        let error = result.unwrap_err();
+        let error = result.err().unwrap();
         assert!(
             matches!(error, PlanError::Format(FormatError::NoRoom { .. })),
             "{error}"
@@ -137,7 +137,7 @@ fn a_changed_slot_keeps_number_priority_tokens_and_digest() {
     assert_eq!(unlocked.slot, Some(1));
     assert!(unlocked.key.as_secret().ct_eq(key.as_secret()));
     assert_eq!(
-        disk.open("two").unwrap_err().kind,
+        disk.open("two").err().unwrap().kind,
         UnlockErrorKind::WrongSecret
     );
     assert_eq!(disk.open("one").unwrap().slot, Some(0));
@@ -197,7 +197,8 @@ fn the_old_material_is_gone_after_a_change_and_after_a_removal() {
         let text = ["one", "two"][usize::from(number)];
         let error = disk
             .open_as(text, Which::Only(number), Target::Data)
-            .unwrap_err();
+            .err()
+            .unwrap();
         assert_eq!(error.kind, UnlockErrorKind::WrongSecret);
         disk.header = now;
     }
@@ -393,7 +394,7 @@ fn a_key_area_never_gets_a_null_cipher() {
             area_cipher: Some((name.into(), 256)),
             ..slot(&text)
         };
-        let error = add(&disk.header, &key, &new).unwrap_err();
+        let error = add(&disk.header, &key, &new).err().unwrap();
         assert!(matches!(error, PlanError::WeakCipher(_)), "{error}");
     }
     for (name, bits) in [
@@ -443,7 +444,7 @@ fn a_header_in_reencryption_or_with_an_unknown_requirement_is_not_changed() {
             set_priority(&disk.header, 0, Priority::Prefer).map(drop),
         ];
         for result in results {
-            let error = result.unwrap_err();
+            let error = result.err().unwrap();
             if opens {
                 assert!(matches!(error, PlanError::Reencrypting), "{error}");
             } else {
@@ -454,7 +455,7 @@ fn a_header_in_reencryption_or_with_an_unknown_requirement_is_not_changed() {
             disk.open("one").unwrap();
         } else {
             assert_eq!(
-                disk.open("one").unwrap_err().kind,
+                disk.open("one").err().unwrap().kind,
                 UnlockErrorKind::Requirement
             );
             assert!(matches!(

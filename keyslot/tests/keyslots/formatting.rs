@@ -58,7 +58,8 @@ fn a_sector_that_the_device_or_the_data_cannot_have_is_refused_by_name() {
             sector_size,
             ..request(&one)
         })
-        .unwrap_err();
+        .err()
+        .unwrap();
         assert!(
             matches!(
                 error,
@@ -168,7 +169,8 @@ fn absurd_numbers_are_refused_and_never_a_panic() {
             key_bits: bits,
             ..request(&one)
         })
-        .unwrap_err();
+        .err()
+        .unwrap();
         assert!(
             matches!(
                 error,
@@ -262,7 +264,8 @@ fn a_given_key_must_have_the_length_and_two_different_halves() {
             key: KeySource::Given(secret(&bytes)),
             ..request(&one)
         })
-        .unwrap_err();
+        .err()
+        .unwrap();
         if weak {
             assert!(
                 matches!(error, PlanError::Crypto(CryptoError::WeakKey)),
@@ -356,10 +359,4 @@ fn nothing_that_prints_holds_the_key() {
     let key = plan.key.expose();
     let as_list: Vec<_> = key[..8].iter().map(u8::to_string).collect();
     assert!(!text.contains(&as_list.join(", ")));
-    let disk = Disk::with(plan);
-    let text = format!("{:?}", disk.open("a very secret passphrase").unwrap());
-    assert!(
-        text.contains("slot: Some(0)") && text.contains(".."),
-        "{text}"
-    );
 }

@@ -28,7 +28,7 @@ fn the_right_passphrase_opens_and_gives_the_key_of_the_format() {
 fn a_wrong_passphrase_is_told_from_everything_else() {
     let disk = Disk::formatted("one");
     for wrong in ["", "on", "one\n", "One"] {
-        let error = disk.open(wrong).unwrap_err();
+        let error = disk.open(wrong).err().unwrap();
         assert_eq!(error.kind, UnlockErrorKind::WrongSecret, "{wrong:?}");
         assert_eq!(error.attempts.len(), 1);
         assert!(matches!(
@@ -70,7 +70,8 @@ fn one_changed_bit_in_the_key_area_closes_the_slot() {
             &pass("one"),
             &OpenLimits::default(),
         )
-        .unwrap_err();
+        .err()
+        .unwrap();
         assert!(matches!(error, SlotError::WrongSecret), "{at}: {error}");
     }
     // Behind the stripes lies nothing.
@@ -85,7 +86,9 @@ fn one_changed_bit_in_the_key_area_closes_the_slot() {
     )
     .unwrap();
     let cut = &area[..255_999];
-    let error = open_slot(&disk.header, 0, cut, &pass("one"), &OpenLimits::default()).unwrap_err();
+    let error = open_slot(&disk.header, 0, cut, &pass("one"), &OpenLimits::default())
+        .err()
+        .unwrap();
     assert!(matches!(
         error,
         SlotError::AreaShort {
@@ -112,7 +115,7 @@ fn prefer_comes_before_normal_and_ignore_only_when_named() {
         [2, 3, 0]
     );
 
-    let error = disk.open("b").unwrap_err();
+    let error = disk.open("b").err().unwrap();
     let tried: Vec<_> = error.attempts.iter().map(|attempt| attempt.tried).collect();
     assert_eq!(tried, [Tried::Slot(2), Tried::Slot(3), Tried::Slot(0)]);
     let named = disk.open_as("b", Which::Only(1), Target::Data).unwrap();
@@ -132,12 +135,18 @@ fn a_named_slot_is_the_only_one_tried() {
             .slot,
         Some(1)
     );
-    let error = disk.open_as("b", Which::Only(0), Target::Data).unwrap_err();
+    let error = disk
+        .open_as("b", Which::Only(0), Target::Data)
+        .err()
+        .unwrap();
     assert_eq!(
         (error.kind, error.attempts.len()),
         (UnlockErrorKind::WrongSecret, 1)
     );
-    let error = disk.open_as("b", Which::Only(7), Target::Data).unwrap_err();
+    let error = disk
+        .open_as("b", Which::Only(7), Target::Data)
+        .err()
+        .unwrap();
     assert_eq!(
         (error.kind, error.attempts.len()),
         (UnlockErrorKind::NoSuchSlot, 0)
@@ -168,7 +177,7 @@ fn a_slot_that_cannot_be_read_does_not_end_the_walk() {
     };
     assert_eq!(walk("b").unwrap().slot, Some(1));
     // The right passphrase may have been given, so this is not "wrong passphrase".
-    let error = walk("a").unwrap_err();
+    let error = walk("a").err().unwrap();
     assert_eq!(
         (error.kind, error.attempts.len()),
         (UnlockErrorKind::Device, 2)
@@ -226,7 +235,9 @@ fn the_volume_key_itself_opens_and_a_wrong_one_does_not() {
     let mut wrong = key.expose().to_vec();
     wrong[63] ^= 1;
     for candidate in [wrong, vec![0; 64], key.expose()[..32].to_vec(), Vec::new()] {
-        let error = verify_volume_key(&disk.header, secret(&candidate), &limits).unwrap_err();
+        let error = verify_volume_key(&disk.header, secret(&candidate), &limits)
+            .err()
+            .unwrap();
         assert_eq!(
             error.kind,
             UnlockErrorKind::WrongVolumeKey,
@@ -248,7 +259,9 @@ fn a_key_with_zeros_behind_it_is_another_key_although_its_digest_fits() {
     let mut longer = key.expose().to_vec();
     longer.resize(64, 0);
     let limits = OpenLimits::default();
-    let error = verify_volume_key(&disk.header, secret(&longer), &limits).unwrap_err();
+    let error = verify_volume_key(&disk.header, secret(&longer), &limits)
+        .err()
+        .unwrap();
     assert_eq!(error.kind, UnlockErrorKind::WrongVolumeKey);
     verify_volume_key(&disk.header, secret(key.expose()), &limits).unwrap();
 
@@ -257,7 +270,9 @@ fn a_key_with_zeros_behind_it_is_another_key_although_its_digest_fits() {
     let change = erase(&disk.header).unwrap();
     disk.apply(&change);
     longer.resize(96, 0);
-    let error = verify_volume_key(&disk.header, secret(&longer), &limits).unwrap_err();
+    let error = verify_volume_key(&disk.header, secret(&longer), &limits)
+        .err()
+        .unwrap();
     assert_eq!(error.kind, UnlockErrorKind::WrongVolumeKey);
     verify_volume_key(&disk.header, secret(key.expose()), &limits).unwrap();
 }
@@ -270,7 +285,7 @@ fn an_unbound_key_of_any_size_opens_only_when_any_key_is_wanted() {
         let given = pass(text);
         let added = add_unbound(&disk.header, &key, &slot(&given), DigestCost::Auto).unwrap();
         disk.apply(&added.change);
-        let error = disk.open(text).unwrap_err();
+        let error = disk.open(text).err().unwrap();
         assert_eq!(
             error.kind,
             UnlockErrorKind::WrongSecret,
@@ -279,7 +294,8 @@ fn an_unbound_key_of_any_size_opens_only_when_any_key_is_wanted() {
         assert_eq!(error.attempts.len(), 1);
         let error = disk
             .open_as(text, Which::Only(added.slot), Target::Data)
-            .unwrap_err();
+            .err()
+            .unwrap();
         assert!(matches!(
             error.attempts[0].outcome,
             Outcome::Slot(SlotError::Unbound(_))
@@ -319,13 +335,13 @@ fn nothing_to_try_is_not_a_wrong_passphrase() {
     let change = set_priority(&disk.header, 0, Priority::Ignore).unwrap();
     disk.apply(&change);
     assert_eq!(
-        disk.open("one").unwrap_err().kind,
+        disk.open("one").err().unwrap().kind,
         UnlockErrorKind::NothingToTry
     );
     let change = erase(&disk.header).unwrap();
     disk.apply(&change);
     assert_eq!(
-        disk.open("one").unwrap_err().kind,
+        disk.open("one").err().unwrap().kind,
         UnlockErrorKind::NothingToTry
     );
 }

@@ -159,7 +159,9 @@ fn a_token_that_fails_is_reported_and_the_next_one_is_asked() {
     );
 
     let disk = volume(&[("absent", &["0"]), ("policy", &["0"]), ("broken", &["0"])]);
-    let error = walk(&disk, Which::ByPriority, &Device::new()).unwrap_err();
+    let error = walk(&disk, Which::ByPriority, &Device::new())
+        .err()
+        .unwrap();
     let tried: Vec<_> = error.attempts.iter().map(|attempt| attempt.tried).collect();
     assert_eq!(tried, [Tried::Token(0), Tried::Token(1), Tried::Token(2)]);
     assert!(matches!(
@@ -186,7 +188,7 @@ fn a_token_that_fails_is_reported_and_the_next_one_is_asked() {
 fn a_locked_device_is_not_touched_again() {
     let disk = volume(&[("locked", &["0"]), ("b", &["1"]), ("c", &["2"])]);
     let device = Device::new();
-    let error = walk(&disk, Which::ByPriority, &device).unwrap_err();
+    let error = walk(&disk, Which::ByPriority, &device).err().unwrap();
     assert_eq!(*device.calls.borrow(), ["locked"]);
     assert_eq!(error.attempts.len(), 3);
     for attempt in &error.attempts {
@@ -200,7 +202,9 @@ fn a_locked_device_is_not_touched_again() {
 #[test]
 fn a_secret_that_does_not_fit_names_the_token_and_the_slot() {
     let disk = volume(&[("c", &["0", "1"])]);
-    let error = walk(&disk, Which::ByPriority, &Device::new()).unwrap_err();
+    let error = walk(&disk, Which::ByPriority, &Device::new())
+        .err()
+        .unwrap();
     let tried: Vec<_> = error.attempts.iter().map(|attempt| attempt.tried).collect();
     assert_eq!(
         tried,
@@ -224,8 +228,11 @@ fn a_pin_is_asked_for_and_its_absence_is_told_from_a_wrong_one() {
         })
     };
     assert_eq!(ask("1234").unwrap().slot, Some(0));
-    assert_eq!(ask("0000").unwrap_err().kind, UnlockErrorKind::WrongSecret);
-    let error = walk(&disk, Which::ByPriority, &device).unwrap_err();
+    assert_eq!(
+        ask("0000").err().unwrap().kind,
+        UnlockErrorKind::WrongSecret
+    );
+    let error = walk(&disk, Which::ByPriority, &device).err().unwrap();
     assert_eq!(error.kind, UnlockErrorKind::PinNeeded);
 }
 
@@ -236,7 +243,7 @@ fn kinds_that_nobody_knows_are_reported_and_a_kind_can_be_demanded() {
         json["tokens"]["5"] = json!({"type": "clevis", "jwe": {}, "keyslots": ["1"]});
     });
     let device = Device::new();
-    let error = walk(&disk, Which::Only(5), &device).unwrap_err();
+    let error = walk(&disk, Which::Only(5), &device).err().unwrap();
     assert_eq!(error.kind, UnlockErrorKind::Unsupported);
     let error = walk_with(
         &disk,
@@ -245,7 +252,8 @@ fn kinds_that_nobody_knows_are_reported_and_a_kind_can_be_demanded() {
         &device,
         &mut no_pin,
     )
-    .unwrap_err();
+    .err()
+    .unwrap();
     assert_eq!(
         (error.kind, error.attempts.len()),
         (UnlockErrorKind::Unsupported, 1)
@@ -257,12 +265,13 @@ fn kinds_that_nobody_knows_are_reported_and_a_kind_can_be_demanded() {
         &device,
         &mut no_pin,
     )
-    .unwrap_err();
+    .err()
+    .unwrap();
     assert_eq!(
         (error.kind, error.attempts.len()),
         (UnlockErrorKind::NothingToTry, 0)
     );
-    let error = walk(&disk, Which::Only(9), &device).unwrap_err();
+    let error = walk(&disk, Which::Only(9), &device).err().unwrap();
     assert_eq!(error.kind, UnlockErrorKind::NoSuchSlot);
     assert!(device.calls.borrow().is_empty());
 }
@@ -272,7 +281,7 @@ fn a_hostile_header_is_refused_before_any_token_is_asked() {
     let mut disk = volume(&[("a", &["0"])]);
     disk.forge(|json| json["segments"]["0"]["encryption"] = "cipher_null-ecb".into());
     let device = Device::new();
-    let error = walk(&disk, Which::ByPriority, &device).unwrap_err();
+    let error = walk(&disk, Which::ByPriority, &device).err().unwrap();
     assert_eq!(error.kind, UnlockErrorKind::WeakCipher);
     assert!(device.calls.borrow().is_empty());
 }

@@ -46,7 +46,7 @@ fn a_passphrase_changed_by_either_side_opens_for_the_other() {
         let opened = image.open(b"three").unwrap();
         assert_eq!((opened.slot, opened.key.expose()), (Some(0), key.expose()));
         assert_eq!(
-            image.open(b"two").unwrap_err().kind,
+            image.open(b"two").err().unwrap().kind,
             UnlockErrorKind::WrongSecret
         );
     }
@@ -99,11 +99,11 @@ fn slots_removed_by_either_side_are_gone_for_the_other() {
     )
     .expect(0, "luksRemoveKey");
     assert_eq!(
-        image.open(b"two").unwrap_err().kind,
+        image.open(b"two").err().unwrap().kind,
         UnlockErrorKind::WrongSecret
     );
     assert_eq!(
-        image.open(b"three").unwrap_err().kind,
+        image.open(b"three").err().unwrap().kind,
         UnlockErrorKind::WrongSecret
     );
     let four = image.open(b"four").unwrap().slot.unwrap();
@@ -114,7 +114,7 @@ fn slots_removed_by_either_side_are_gone_for_the_other() {
 
     theirs("luksErase", &image.header_file(), &[], b"").expect(0, "luksErase");
     assert_eq!(
-        image.open(b"one").unwrap_err().kind,
+        image.open(b"one").err().unwrap().kind,
         UnlockErrorKind::NothingToTry
     );
 }
@@ -215,7 +215,7 @@ fn an_ignored_slot_is_skipped_by_both_and_a_preferred_one_is_first() {
     };
     config("1", "ignore");
     assert_eq!(
-        image.open(b"two").unwrap_err().kind,
+        image.open(b"two").err().unwrap().kind,
         UnlockErrorKind::WrongSecret
     );
     assert_eq!(
@@ -226,7 +226,7 @@ fn an_ignored_slot_is_skipped_by_both_and_a_preferred_one_is_first() {
         Some(1)
     );
     config("1", "prefer");
-    let error = image.open(b"none").unwrap_err();
+    let error = image.open(b"none").err().unwrap();
     let tried: Vec<_> = error.attempts.iter().map(|attempt| attempt.tried).collect();
     assert_eq!(
         tried,

@@ -81,7 +81,7 @@ fn we_open_what_cryptsetup_formats() {
             their_key(&image, SECRET, &[]),
             "{what}"
         );
-        let wrong = image.open(b"wrong").expect_err(&what);
+        let wrong = image.open(b"wrong").err().expect(&what);
         assert_eq!(wrong.kind, UnlockErrorKind::WrongSecret, "{what}");
 
         // And back: our slot beside theirs opens for cryptsetup.

@@ -41,7 +41,7 @@ fn a_null_or_ecb_data_segment_is_refused_even_with_the_right_passphrase() {
                 "what this guards against"
             );
         }
-        let error = image.open(b"one").unwrap_err();
+        let error = image.open(b"one").err().unwrap();
         assert_eq!(error.kind, UnlockErrorKind::WeakCipher, "{cipher}");
         assert!(error.to_string().contains(cipher), "{error}");
         assert!(
@@ -50,11 +50,14 @@ fn a_null_or_ecb_data_segment_is_refused_even_with_the_right_passphrase() {
         );
         let error = image
             .open_as(b"one", Which::Only(0), Target::AnyKey)
-            .unwrap_err();
+            .err()
+            .unwrap();
         assert_eq!(error.kind, UnlockErrorKind::WeakCipher, "{cipher}");
         // Nor by the volume key itself.
         let given = secret(key.expose());
-        let error = verify_volume_key(&image.header(), given, &OpenLimits::default()).unwrap_err();
+        let error = verify_volume_key(&image.header(), given, &OpenLimits::default())
+            .err()
+            .unwrap();
         assert_eq!(error.kind, UnlockErrorKind::WeakCipher, "{cipher}");
     }
 }
@@ -64,7 +67,7 @@ fn a_null_or_ecb_keyslot_is_refused() {
     for cipher in ["cipher_null-ecb", "aes-ecb"] {
         let image = volume();
         image.forge(|json| json["keyslots"]["0"]["area"]["encryption"] = cipher.into());
-        let error = image.open(b"one").unwrap_err();
+        let error = image.open(b"one").err().unwrap();
         assert_eq!(error.kind, UnlockErrorKind::WeakCipher, "{cipher}");
         assert_ne!(
             they_open(&image, b"one", &[]),
@@ -100,11 +103,11 @@ fn with_the_switch_a_null_keyslot_opens_for_the_empty_passphrase_only() {
     };
     assert_eq!(open(b"", &allowed).unwrap().slot, Some(0));
     assert_eq!(
-        open(b"one", &allowed).unwrap_err().kind,
+        open(b"one", &allowed).err().unwrap().kind,
         UnlockErrorKind::WrongSecret
     );
     for secret in [&b""[..], b"one"] {
-        let error = open(secret, &OpenLimits::default()).unwrap_err();
+        let error = open(secret, &OpenLimits::default()).err().unwrap();
         assert_eq!(error.kind, UnlockErrorKind::WeakCipher);
     }
 }
@@ -119,7 +122,7 @@ fn a_volume_with_a_null_cipher_is_not_made() {
             slot: cheap_slot(&one),
             ..FormatRequest::new(&one, image.facts())
         };
-        let error = plan_format(request).unwrap_err();
+        let error = plan_format(request).err().unwrap();
         assert!(matches!(error, PlanError::WeakCipher(_)), "{error}");
     }
 }
@@ -154,7 +157,8 @@ fn hostile_costs_are_refused_at_once_and_without_the_memory() {
         let start = Instant::now();
         let error = image
             .open_within(b"one", Which::ByPriority, Target::Data, &limits)
-            .unwrap_err();
+            .err()
+            .unwrap();
         assert!(
             start.elapsed() < Duration::from_secs(2),
             "{kdf}: {:?}",
@@ -176,7 +180,7 @@ fn a_hostile_digest_cost_is_refused_at_once() {
     let key = image.open(b"one").unwrap().key;
     image.forge(|json| json["digests"]["0"]["iterations"] = json!(u32::MAX));
     let start = Instant::now();
-    let error = image.open(b"one").unwrap_err();
+    let error = image.open(b"one").err().unwrap();
     assert_eq!(error.kind, UnlockErrorKind::OutOfMemory);
     let given = secret(key.expose());
     assert!(verify_volume_key(&image.header(), given, &OpenLimits::default()).is_err());
@@ -201,7 +205,7 @@ fn one_hostile_slot_does_not_close_the_others() {
     assert_eq!(opened.slot, Some(1));
     // And the right passphrase of the hostile slot is not called wrong.
     assert_eq!(
-        image.open(b"one").unwrap_err().kind,
+        image.open(b"one").err().unwrap().kind,
         UnlockErrorKind::OutOfMemory
     );
 }
@@ -235,7 +239,7 @@ fn lengths_that_do_not_fit_are_refused_by_name_and_never_a_panic() {
     for (what, edit) in edits {
         let image = volume();
         image.forge(edit);
-        let error = image.open(b"one").unwrap_err();
+        let error = image.open(b"one").err().unwrap();
         assert_eq!(
             error.kind,
             UnlockErrorKind::Unsupported,
@@ -252,7 +256,7 @@ fn a_slot_with_a_key_of_another_length_than_its_siblings_opens_nothing_by_length
     image.forge(|json| json["keyslots"]["0"]["key_size"] = json!(32));
     // 32 bytes are a length of AES-XTS, so the slot is tried; the digest is that of the long key.
     assert_eq!(
-        image.open(b"one").unwrap_err().kind,
+        image.open(b"one").err().unwrap().kind,
         UnlockErrorKind::WrongSecret
     );
 }
@@ -263,7 +267,7 @@ fn an_unknown_requirement_closes_the_volume_and_keeps_it_unchanged() {
     image.forge(|json| {
         json["config"]["requirements"] = json!({"mandatory": ["from-the-future"]});
     });
-    let error = image.open(b"one").unwrap_err();
+    let error = image.open(b"one").err().unwrap();
     assert_eq!(error.kind, UnlockErrorKind::Requirement);
     assert!(error.to_string().contains("from-the-future"), "{error}");
     let header = image.header();

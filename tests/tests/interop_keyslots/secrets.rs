@@ -24,7 +24,7 @@ fn the_bytes_of_a_key_file_are_the_passphrase_whatever_they_are() {
         let mut other = secret.to_vec();
         other.push(b'\n');
         assert_eq!(
-            theirs.open(&other).unwrap_err().kind,
+            theirs.open(&other).err().unwrap().kind,
             UnlockErrorKind::WrongSecret
         );
 
