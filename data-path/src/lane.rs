@@ -242,16 +242,6 @@ impl Lane {
         self.under_way == 0
     }
 
-    /// Whether a read or write of `len` bytes would get a slot at once.
-    #[must_use]
-    pub fn has_slot_for(&self, len: u32) -> bool {
-        let class = self.class_for(len);
-        self.waiting_for_slot[class].is_empty()
-            && self.slots[class]
-                .as_ref()
-                .is_some_and(|Slots(arena)| arena.take().is_some())
-    }
-
     /// What this queue has done so far.
     #[must_use]
     pub const fn counters(&self) -> &Arc<QueueCounters> {

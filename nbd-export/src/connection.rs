@@ -173,8 +173,8 @@ impl Connection<'_> {
             let mut moved = true;
             while moved {
                 moved = self.receive();
-                moved |= self.take_requests()?;
-                self.move_lane()?;
+                moved |= self.take_requests();
+                moved |= self.move_lane()?;
                 moved |= self.send();
             }
             if self.leaving
@@ -242,9 +242,12 @@ impl Connection<'_> {
 
     /// Begins what the bytes that are there ask for, as far as there is room. Returns
     /// whether anything changed.
-    fn take_requests(&mut self) -> Result<bool, ConnectionError> {
+    ///
+    /// Nothing is begun while a write's data lies at the front (the write waits for a
+    /// slot or at the gate): data must never be read as the next request.
+    fn take_requests(&mut self) -> bool {
         let mut moved = false;
-        while !self.leaving {
+        while !self.leaving && !self.replies.is_arriving() {
             let went_on = match self.phase {
                 Phase::Header => self.take_header(),
                 Phase::Write {
@@ -252,7 +255,7 @@ impl Connection<'_> {
                     next,
                     left,
                     fua,
-                } => self.take_data(id, next, left, fua)?,
+                } => self.take_data(id, next, left, fua),
                 Phase::Refused {
                     command,
                     error,
@@ -265,7 +268,7 @@ impl Connection<'_> {
             }
             moved = true;
         }
-        Ok(moved)
+        moved
     }
 
     fn take_header(&mut self) -> bool {
@@ -348,23 +351,14 @@ impl Connection<'_> {
         true
     }
 
-    /// The next piece of a write, if its data is there and a tag and a slot are free.
-    fn take_data(
-        &mut self,
-        id: CommandId,
-        next: u64,
-        left: u32,
-        fua: bool,
-    ) -> Result<bool, ConnectionError> {
+    /// The next piece of a write, if its data is there and a tag is free.
+    fn take_data(&mut self, id: CommandId, next: u64, left: u32, fua: bool) -> bool {
         let len = left.min(self.max_piece);
-        if self.replies.is_arriving()
-            || self.replies.incoming.unused().len() < len as usize
-            || !self.lane.has_slot_for(len)
-        {
-            return Ok(false);
+        if self.replies.incoming.unused().len() < len as usize {
+            return false;
         }
         let Some(tag) = self.free_tags.pop() else {
-            return Ok(false);
+            return false;
         };
         let request = self
             .limits
@@ -384,9 +378,7 @@ impl Connection<'_> {
                 fua,
             }
         };
-        // The data leaves the buffer here, unless the piece must wait at the gate.
-        self.move_lane()?;
-        Ok(true)
+        true
     }
 
     fn drop_data(&mut self, command: Command, error: WireError, left: u32) -> bool {
@@ -443,20 +435,26 @@ impl Connection<'_> {
         true
     }
 
-    /// Does what the lane wants done, until it waits for the kernel.
-    fn move_lane(&mut self) -> Result<(), ConnectionError> {
+    /// Does what the lane wants done, until it waits for the kernel. Returns whether that
+    /// made way for further requests: a write has taken its data, or a tag is free.
+    fn move_lane(&mut self) -> Result<bool, ConnectionError> {
+        let waited = self.replies.is_arriving();
+        let mut freed = false;
         while let Some(event) = self.lane.poll(&mut self.replies) {
             match event {
                 Event::Submit(submission) => {
                     self.ring.push(&submission).map_err(ConnectionError::Ring)?;
                 }
                 Event::Done { tag, result } => match self.replies.finish(tag, result) {
-                    After::Free => self.free_tags.push(tag),
+                    After::Free => {
+                        freed = true;
+                        self.free_tags.push(tag);
+                    }
                     After::Flush => self.lane.begin(tag, self.limits.flush()),
                 },
             }
         }
-        Ok(())
+        Ok(freed || waited && !self.replies.is_arriving())
     }
 
     fn wait(&mut self) -> Result<(), ConnectionError> {

@@ -208,6 +208,51 @@ fn requests_that_break_a_bound_get_their_error_and_the_connection_goes_on() {
 }
 
 #[test]
+fn data_that_looks_like_requests_is_never_taken_for_one() {
+    let volume = NbdVolume::format(4 << 20, 512);
+    let server = serve(&volume, &[]);
+    let mut client = NbdClient::new(server.connect(), false);
+    let len = 20 << 10;
+    let (target, victim) = (1 << 20, 2 << 20);
+    // a write of 512 bytes to the victim, 28 bytes of header and its data, again and again
+    let mut request = 0x2560_9513u32.to_be_bytes().to_vec();
+    request.extend([0, 0, 0, NbdKind::Write as u8]);
+    request.extend(u64::MAX.to_be_bytes());
+    request.extend(u64::to_be_bytes(victim));
+    request.extend(512u32.to_be_bytes());
+    request.resize(28 + 512, 0xEE);
+    let before = client.read(victim, 512).expect("read");
+    let data: Vec<u8> = request.into_iter().cycle().take(len).collect();
+    // The reads take every large buffer there is, so that the write's data must wait where
+    // the next request is expected.
+    let reads = 24;
+    for _ in 0..50 {
+        let mut cookies = Vec::new();
+        for n in 0..reads {
+            let at = n * len as u64;
+            let sent = client.send(NbdKind::Read, false, at, len as u32, &[]);
+            cookies.push(sent.expect("sent"));
+        }
+        let write = client
+            .send(NbdKind::Write, false, target, len as u32, &data)
+            .expect("sent");
+        cookies.push(write);
+        while !cookies.is_empty() {
+            let reply = client
+                .receive(|cookie| if cookie == write { 0 } else { len })
+                .expect("a reply");
+            assert_eq!(reply.error, 0);
+            let place = cookies.iter().position(|cookie| *cookie == reply.cookie);
+            cookies.swap_remove(place.expect("an answer to what was asked"));
+        }
+    }
+    assert!(client.read(target, len as u32) == Ok(data));
+    assert!(client.read(victim, 512) == Ok(before), "the victim");
+    let counters = server.stop();
+    assert_ne!(counters["slot_waits"], 0, "buffers were scarce");
+}
+
+#[test]
 fn a_read_only_export_takes_no_writes_and_shares_its_file_with_readers_only() {
     let volume = NbdVolume::format(1 << 20, 512);
     let server = serve(&volume, &["--read-only"]);

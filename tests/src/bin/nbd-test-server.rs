@@ -18,6 +18,10 @@ use luksmith_tests::open::open_volume;
 static ALLOCATOR: GuardedAllocator = GuardedAllocator;
 
 fn main() -> ExitCode {
+    // Why a client was cut off is on its standard error, which a failing test shows.
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .init();
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
