@@ -253,7 +253,8 @@ impl Suite {
 /// runs `tests/tests/vm/ublk/opens_and_serves.sh` and `survives_kill.sh` on both kernels.
 /// A script is bash with `-euo pipefail` and the functions of `tests/src/vm/prelude.sh`;
 /// it succeeds when it comes to its end. Its first line says the claim; a line
-/// `# limit: 120` gives it more than the usual 120 seconds. Helper programs are named as
+/// `# limit: 300` gives it more than the usual 120 seconds, `# processors: 2` more than
+/// the usual one. Helper programs are named as
 /// `"ublk" with (env!("CARGO_BIN_EXE_helper")): …`.
 #[macro_export]
 macro_rules! vm_suite {

@@ -67,6 +67,9 @@ const PASSING_USER: Duration = Duration::from_secs(2);
 /// How much longer udev alone is waited for: on a busy machine it takes its time to look.
 const UDEV_PATIENCE: Duration = Duration::from_secs(20);
 
+/// How much longer somebody is waited for whom nobody can see.
+const UNSEEN_PATIENCE: Duration = Duration::from_secs(8);
+
 /// How often a volume whose closing is pending is looked at.
 const PENDING_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -444,7 +447,7 @@ impl<'a> Server<'a> {
             match self.try_to_stop() {
                 Err(NotStopped::InUse) if !patience.is_zero() => {
                     let now = Instant::now();
-                    if now > end && (now > end + UDEV_PATIENCE || !self.only_udev_looks()) {
+                    if now > end && now > end + self.more_patience() {
                         return Err(NotStopped::InUse);
                     }
                     std::thread::sleep(Duration::from_millis(20));
@@ -454,15 +457,20 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// Whether the only users that can be seen are workers of udev, which never stay.
-    fn only_udev_looks(&self) -> bool {
+    /// How much longer to wait for those who can be seen now. Workers of udev never stay. If
+    /// nobody is seen, the user has just left, or is one of another mount name space.
+    fn more_patience(&self) -> Duration {
         let me = nix::unistd::getpid().as_raw();
         let seen = users::of(&format!("ublkb{}", self.id), me);
-        let udev = |user: &User| match user {
+        let is_udev = |user: &User| match user {
             User::Process { command, .. } => command.contains("udev"),
             _ => false,
         };
-        !seen.is_empty() && seen.iter().all(udev)
+        match &seen[..] {
+            [] => UNSEEN_PATIENCE,
+            users if users.iter().all(is_udev) => UDEV_PATIENCE,
+            _ => Duration::ZERO,
+        }
     }
 
     fn try_to_stop(&mut self) -> Result<Stopped, NotStopped> {

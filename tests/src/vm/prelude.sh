@@ -98,11 +98,10 @@ both_ways() {
 pieces() {
 	local block=$1 target=$2 direct= at
 	[ ! -b "$target" ] || direct=oflag=direct
+	[ -e /tmp/odd ] || noise /tmp/odd 1 3
 	for at in 1 7 129 501; do
-		noise /tmp/piece 1 $at
-		dd if=/tmp/piece of="$target" bs="$block" seek=$((at * 3)) count=$((at % 100 + 1)) conv=notrunc $direct status=none
+		dd if=/tmp/odd of="$target" bs="$block" skip=$((at % 100)) seek=$((at * 3)) count=$((at % 100 + 1)) conv=notrunc $direct status=none
 	done
-	rm /tmp/piece
 }
 
 # What a check left open is closed, whatever state it is in.

@@ -18,9 +18,10 @@ umount /mnt
 luksmith close ours
 dmsetup remove logged
 
-made=$(replay-log "$log" list | grep -nE ' made$' | cut -d: -f1)
-before=$(replay-log "$log" list | head -n "$made" | awk '$2 ~ /F|U/' | wc -l)
-all=$(replay-log "$log" list | awk '$2 ~ /F|U/' | wc -l)
+replay-log "$log" list >/tmp/entries
+made=$(grep -nE ' made$' /tmp/entries | cut -d: -f1)
+before=$(head -n "$made" /tmp/entries | awk '$2 ~ /F|U/' | wc -l)
+all=$(awk '$2 ~ /F|U/' /tmp/entries | wc -l)
 echo "flushes: $all, of these $before while the file system was made"
 [ $((all - before)) -ge 20 ] || fail "only $((all - before)) flushes reached the disk"
 for step in 1 2 3 4 5; do

@@ -16,7 +16,7 @@ still_there /mnt
 luksmith status ours --json | grep -q '"/mnt"'
 umount /mnt
 # A mount that this process cannot see.
-unshare -m --propagation private sh -c "mount $device /mnt && touch /tmp/mounted && exec sleep 30" &
+unshare -m --propagation private sh -c "mount $device /mnt && touch /tmp/mounted && exec sleep 100" &
 hidden=$!
 within 10 test -e /tmp/mounted
 refused 5 luksmith close ours

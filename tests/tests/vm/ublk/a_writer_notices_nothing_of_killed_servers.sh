@@ -1,4 +1,5 @@
 # kill -9 of the server, again and again, under a writer that verifies: no error, no lost write.
+# processors: 2
 # limit: 400
 empty_disk /dev/vda
 luksmith format --batch-mode --key-file $KEY $CHEAP /dev/vda

@@ -1,4 +1,5 @@
 # format -> open -> file system -> mount -> fio with verification -> fsck -> close -> open again.
+# processors: 2
 # limit: 600
 load() { # DIRECTORY
 	fio --name=load --directory="$1" --rw=randwrite --bsrange=4k-256k --size=24m --numjobs=2 --iodepth=8 \

@@ -2,7 +2,7 @@
 # limit: 600
 for disk in "512 0" "512 3" "4096 0"; do
 	read -r size exponent <<<"$disk"
-	modprobe scsi_debug dev_size_mb=32 sector_size=$size physblk_exp=$exponent
+	modprobe scsi_debug dev_size_mb=32 sector_size=$size physblk_exp=$exponent delay=0
 	udevadm settle
 	below=/dev/$(ls /sys/bus/pseudo/drivers/scsi_debug/adapter0/host*/target*/*/block)
 	[ "$(blockdev --getss $below)" = $size ]

@@ -1,4 +1,5 @@
 # What must be true of keeper and server, or memory pressure could stop the machine.
+# processors: 2
 # limit: 300
 empty_disk /dev/vda
 luksmith format --batch-mode --key-file $KEY $CHEAP /dev/vda
