@@ -65,7 +65,7 @@ const SETUP_PATIENCE: Duration = Duration::from_secs(20);
 const PASSING_USER: Duration = Duration::from_secs(2);
 
 /// How much longer udev alone is waited for: on a busy machine it takes its time to look.
-const UDEV_PATIENCE: Duration = Duration::from_secs(20);
+const UDEV_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How much longer somebody is waited for whom nobody can see.
 const UNSEEN_PATIENCE: Duration = Duration::from_secs(8);
@@ -443,12 +443,18 @@ impl<'a> Server<'a> {
     /// 3. stop. Where the driver has a stop that looks for openers, that one is the judge.
     fn stop_if_unused(&mut self, patience: Duration) -> Result<Stopped, NotStopped> {
         let end = Instant::now() + patience;
+        let mut more = Duration::ZERO;
         loop {
             match self.try_to_stop() {
                 Err(NotStopped::InUse) if !patience.is_zero() => {
-                    let now = Instant::now();
-                    if now > end && now > end + self.more_patience() {
-                        return Err(NotStopped::InUse);
+                    if Instant::now() > end {
+                        // udev comes and goes: once seen, it counts also while it is away.
+                        more = self
+                            .more_patience()
+                            .map_or(Duration::ZERO, |now| more.max(now));
+                        if Instant::now() > end + more {
+                            return Err(NotStopped::InUse);
+                        }
                     }
                     std::thread::sleep(Duration::from_millis(20));
                 }
@@ -457,9 +463,10 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// How much longer to wait for those who can be seen now. Workers of udev never stay. If
-    /// nobody is seen, the user has just left, or is one of another mount name space.
-    fn more_patience(&self) -> Duration {
+    /// How much longer to wait for those who can be seen now; `None`: one of them is there to
+    /// stay. Workers of udev never stay. If nobody is seen, the user has just left, or is one
+    /// of another mount name space.
+    fn more_patience(&self) -> Option<Duration> {
         let me = nix::unistd::getpid().as_raw();
         let seen = users::of(&format!("ublkb{}", self.id), me);
         let is_udev = |user: &User| match user {
@@ -467,9 +474,9 @@ impl<'a> Server<'a> {
             _ => false,
         };
         match &seen[..] {
-            [] => UNSEEN_PATIENCE,
-            users if users.iter().all(is_udev) => UDEV_PATIENCE,
-            _ => Duration::ZERO,
+            [] => Some(UNSEEN_PATIENCE),
+            users if users.iter().all(is_udev) => Some(UDEV_PATIENCE),
+            _ => None,
         }
     }
 
