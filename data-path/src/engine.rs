@@ -9,6 +9,7 @@ use luksmith_volume::OpenVolume;
 
 use crate::backing::{Backing, BackingAccess, BackingKind};
 use crate::counters::{CountersSnapshot, QueueCounters};
+use crate::peers::Peers;
 use crate::request::Limits;
 
 /// Longest read or write by default, in bytes.
@@ -106,6 +107,7 @@ pub struct Engine {
     flush_failed: AtomicBool,
     discard_by: AtomicU8,
     queues: Mutex<Vec<Arc<QueueCounters>>>,
+    peers: Arc<Peers>,
 }
 
 /// Ways to discard on the backing, best first.
@@ -168,6 +170,14 @@ impl Engine {
             BackingKind::BlockDevice => DiscardBy::BlockCommand,
             BackingKind::RegularFile => DiscardBy::PunchHole,
         };
+        // After a thaw every lane looks at the requests that wait at the gate.
+        let peers = Arc::new(Peers::default());
+        let rung = Arc::downgrade(&peers);
+        volume.gate().on_thaw(move || {
+            if let Some(peers) = rung.upgrade() {
+                peers.wake_all();
+            }
+        });
         Ok(Arc::new(Self {
             volume,
             backing,
@@ -176,6 +186,7 @@ impl Engine {
             flush_failed: AtomicBool::new(false),
             discard_by: AtomicU8::new(discard_by as u8),
             queues: Mutex::new(Vec::new()),
+            peers,
         }))
     }
 
@@ -203,7 +214,8 @@ impl Engine {
         &self.backing
     }
 
-    /// Whether a flush has failed. From then on no flush succeeds: what the backing
+    /// Whether a flush has failed, or a durable write that may have been told of what
+    /// others lost. From then on no flush and no durable write succeeds: what the backing
     /// lost cannot be known, and a later success of `fdatasync` would be a lie about
     /// data that it has already given up.
     #[must_use]
@@ -250,6 +262,10 @@ impl Engine {
         self.backing
             .sync()
             .inspect_err(|_| self.latch_flush_failure())
+    }
+
+    pub(crate) const fn peers(&self) -> &Arc<Peers> {
+        &self.peers
     }
 
     pub(crate) fn latch_flush_failure(&self) {

@@ -16,7 +16,8 @@
 //!   nothing has failed.
 //! - An answer comes after its promise holds: a write after the backing took it, one
 //!   with `fua` after that write is durable, a flush after a `fdatasync` that began
-//!   after the flush did.
+//!   after the flush did, and neither of them before everything is known that was told to
+//!   other operations meanwhile, on any lane of the engine.
 //! - A failed flush stays: see [`Engine::flush_failed`].
 //! - Nothing leaves through [`Exchange::copy_out`] but bytes that were read in full.
 //! - "Not now" (`EAGAIN`, `EINTR`, `ENOMEM`, `EBUSY`) is tried again for about half a
@@ -25,6 +26,7 @@
 //!   has a slot waits for nothing but the backing: so all of them end.
 
 use std::mem::{self, ManuallyDrop};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -39,6 +41,7 @@ use crate::counters::QueueCounters;
 use crate::engine::Engine;
 use crate::errno::Errno;
 use crate::exchange::{Exchange, Tag};
+use crate::peers::{Moment, Peer};
 use crate::queue::{Links, TagQueue};
 use crate::request::Request;
 use crate::uring::{Completion, Submission, Target};
@@ -46,6 +49,8 @@ use crate::uring::{Completion, Submission, Target};
 pub use self::config::{LaneConfig, LaneError, SlotClass};
 
 mod config;
+mod durable;
+mod durable_sim;
 mod flush;
 mod mutant;
 mod sim;
@@ -78,6 +83,8 @@ pub struct Lane {
     waiting_at_gate: TagQueue,
     waiting_for_slot: [TagQueue; CLASSES],
     flush: FlushRound,
+    /// Successes that are not yet believed, oldest first.
+    withheld: TagQueue,
     slots: ManuallyDrop<[Option<Slots>; CLASSES]>,
     /// Operations that the kernel has, pauses included.
     in_kernel: usize,
@@ -85,8 +92,11 @@ pub struct Lane {
     under_way: usize,
     /// Part of the unit that a direct I/O must begin and end on, less one.
     align_mask: u32,
+    /// The backing has no page cache of its own between us and the disk.
+    direct: bool,
     target: Target,
     first_buffer: Option<u16>,
+    peer: Arc<Peer>,
     counters: Arc<QueueCounters>,
 }
 
@@ -96,7 +106,8 @@ impl Lane {
     /// Makes a lane with everything it will ever need.
     ///
     /// # Errors
-    /// [`LaneError::Memory`] when the memlock limit is too low.
+    /// [`LaneError::Memory`] when the memlock limit is too low, [`LaneError::Bell`] when no
+    /// descriptor is left.
     pub fn new(engine: &Arc<Engine>, config: &LaneConfig) -> Result<Self, LaneError> {
         let max_io = engine.limits().max_io;
         if config.depth == 0 || config.large.count == 0 || config.large.bytes < max_io {
@@ -126,8 +137,12 @@ impl Lane {
             moved: 0,
             piece: Piece::default(),
             tries: 0,
+            moment: Moment::NEVER,
             began: Instant::now(),
         };
+        let (small, large) = (arena(config.small)?, arena(config.large)?);
+        let joined = engine.peers().join();
+        let peer = joined.map_err(|errno| LaneError::Bell(errno.into()))?;
         Ok(Self {
             gate: engine.volume().lane(),
             tags: ManuallyDrop::new((0..config.depth).map(|_| idle()).collect()),
@@ -136,12 +151,15 @@ impl Lane {
             waiting_at_gate: TagQueue::default(),
             waiting_for_slot: [TagQueue::default(), TagQueue::default()],
             flush: FlushRound::default(),
-            slots: ManuallyDrop::new([arena(config.small)?, arena(config.large)?]),
+            withheld: TagQueue::default(),
+            slots: ManuallyDrop::new([small, large]),
             in_kernel: 0,
             under_way: 0,
             align_mask: geometry.offset_align.max(geometry.memory_align).max(1) - 1,
+            direct: engine.backing().is_direct(),
             target: Target::Fd(engine.raw_fd()),
             first_buffer: None,
+            peer,
             counters: engine.new_queue(),
             engine: Arc::clone(engine),
         })
@@ -204,16 +222,31 @@ impl Lane {
         self.ready.push(&mut self.links, tag);
     }
 
-    /// Looks again at the requests that wait at the gate; to be called after a thaw (the
-    /// gate's `on_thaw` can wake the queue's thread). [`Lane::poll`] as after [`Lane::begin`].
-    pub fn gate_opened(&mut self) {
+    /// Becomes readable when [`Lane::bell_rang`] is to be called: the gate was thawed, or
+    /// another lane knows what this one waits for. Lives as long as the lane.
+    #[must_use]
+    pub fn bell(&self) -> BorrowedFd<'_> {
+        self.peer.bell()
+    }
+
+    /// Silences the bell and looks again at all that waits for something outside of this
+    /// lane. [`Lane::poll`] as after [`Lane::begin`].
+    pub fn bell_rang(&mut self) {
+        self.peer.silence();
+        self.gate_opened();
+        self.believe();
+    }
+
+    /// Looks again at the requests that wait at the gate.
+    fn gate_opened(&mut self) {
         while let Some(tag) = self.waiting_at_gate.pop(&mut self.links) {
             self.tags[tag.index()].stage = Stage::Enter;
             self.ready.push(&mut self.links, tag);
         }
     }
 
-    /// The next thing to do; `None` when all requests wait for the kernel or the gate.
+    /// The next thing to do; `None` when all requests wait for the kernel, the gate or
+    /// other lanes.
     pub fn poll(&mut self, exchange: &mut impl Exchange) -> Option<Event> {
         let _no_alloc = no_alloc();
         while let Some(tag) = self.ready.pop(&mut self.links) {
@@ -278,6 +311,12 @@ impl Lane {
 
 impl Drop for Lane {
     fn drop(&mut self) {
+        let is_out = |task: &Task| task.stage == Stage::InKernel && task.teller().is_some();
+        if self.tags.iter().any(is_out) {
+            // Nobody will ever know what it was told.
+            self.engine.latch_flush_failure();
+        }
+        self.engine.peers().leave(&self.peer);
         if self.in_kernel > 0 {
             // The kernel may still read or write the slots. Memory that is never freed is
             // the lesser evil than memory that changes under its next owner.

@@ -15,6 +15,7 @@ mod errno;
 mod exchange;
 mod in_use;
 mod lane;
+mod peers;
 pub mod process;
 mod queue;
 mod request;

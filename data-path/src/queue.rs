@@ -40,6 +40,14 @@ impl TagQueue {
         self.head == END
     }
 
+    pub(crate) const fn first(&self) -> Option<Tag> {
+        if self.head == END {
+            None
+        } else {
+            Some(Tag(self.head))
+        }
+    }
+
     pub(crate) fn push(&mut self, links: &mut Links, tag: Tag) {
         let link = &mut links.0[tag.index()];
         assert_eq!(*link, LOOSE, "tag {} is in a queue already", tag.0);
@@ -77,9 +85,11 @@ mod tests {
         let order: Vec<_> = std::iter::from_fn(|| one.pop(&mut links)).collect();
         assert_eq!(order, [Tag(0), Tag(1), Tag(2), Tag(3)]);
         one.push(&mut links, Tag(2));
+        assert_eq!(two.first(), Some(Tag(7)));
         assert_eq!(two.pop(&mut links), Some(Tag(7)));
         assert_eq!(one.pop(&mut links), Some(Tag(2)));
         assert!(one.is_empty() && !two.is_empty());
+        assert_eq!(one.first(), None);
     }
 
     #[test]

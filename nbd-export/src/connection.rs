@@ -2,7 +2,7 @@
 //!
 //! The loop sends what is ready, takes requests from what has come, moves the lane, and
 //! waits in one call of the ring for whatever is next: a result of the backing, the
-//! socket, or the bell (stop, or a thaw of the gate).
+//! socket, the server's bell (stop), or the lane's (a thaw of the gate, news of other lanes).
 //!
 //! Nothing in the loop allocates after the negotiation. A client that does not take its
 //! replies stops its own requests and nobody else's.
@@ -48,7 +48,7 @@ pub(crate) enum ConnectionError {
 /// What the server and a connection's thread share.
 #[derive(Debug)]
 pub(crate) struct Line {
-    /// Rung when [`Line::stop`] was set or the gate has opened.
+    /// Rung when [`Line::stop`] was set.
     pub(crate) bell: EventFd,
     pub(crate) stop: AtomicBool,
     /// The negotiation is over; until then a stop may cut the client off.
@@ -143,6 +143,7 @@ struct Armed {
     readable: bool,
     writable: bool,
     bell: bool,
+    lane: bool,
 }
 
 /// Where the client's stream of bytes stands.
@@ -488,6 +489,10 @@ impl Connection<'_> {
             let bell = self.line.bell.as_fd().as_raw_fd();
             arm(&mut self.armed.bell, true, bell, libc::POLLIN, BELL)
         })
+        .and_then(|()| {
+            let bell = self.lane.bell().as_raw_fd();
+            arm(&mut self.armed.lane, true, bell, libc::POLLIN, LANE)
+        })
         .and_then(|()| self.ring.submit(1))
         .map_err(ConnectionError::Ring)?;
         while let Some(reaped) = self.ring.reap() {
@@ -501,12 +506,17 @@ impl Connection<'_> {
                     user_data: WRITABLE,
                     ..
                 } => self.armed.writable = false,
+                Reaped::Other {
+                    user_data: LANE, ..
+                } => {
+                    self.armed.lane = false;
+                    self.lane.bell_rang();
+                }
                 Reaped::Other { .. } => {
                     self.armed.bell = false;
                     // the count does not matter, only that it is zero again
                     let _ = self.line.bell.read();
                     self.leaving |= self.line.stop.load(Ordering::SeqCst);
-                    self.lane.gate_opened();
                 }
             }
         }
@@ -565,3 +575,4 @@ const NEGOTIATION: Duration = Duration::from_secs(30);
 const READABLE: u64 = 1;
 const WRITABLE: u64 = 2;
 const BELL: u64 = 3;
+const LANE: u64 = 4;

@@ -6,8 +6,8 @@ use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -250,7 +250,6 @@ pub fn serve(
     };
     let socket = socket::listen(&options.socket)?;
     let server = Server {
-        lines: watch_gate(&engine),
         engine,
         export: Arc::new(export),
         share,
@@ -275,8 +274,6 @@ pub fn serve(
     finished
 }
 
-type Lines = Arc<Mutex<Vec<Weak<Line>>>>;
-
 struct Server {
     engine: Arc<Engine>,
     export: Arc<Export>,
@@ -284,7 +281,6 @@ struct Server {
     hardening: Hardening,
     stop: StopHandle,
     clients: Vec<Client>,
-    lines: Lines,
     connections: u64,
 }
 
@@ -350,10 +346,6 @@ impl Server {
             // a panic ends the process (release) or is shown by the test harness
             let _ = client.thread.join();
         }
-        self.lines
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|line| line.strong_count() > 0);
     }
 
     fn welcome(&mut self, listener: &UnixListener) {
@@ -398,10 +390,6 @@ impl Server {
         match thread {
             Ok(thread) => {
                 self.connections += 1;
-                self.lines
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push(Arc::downgrade(&line));
                 self.clients.push(Client {
                     thread,
                     socket,
@@ -523,23 +511,6 @@ fn describe(engine: &Engine, name: &str, share: &Share) -> Export {
         block_preferred: geometry.io_min.max(4096).min(limits.max_io),
         block_max,
     }
-}
-
-/// After a thaw of the gate, every connection looks at its waiting requests again.
-fn watch_gate(engine: &Engine) -> Lines {
-    let lines: Lines = Arc::default();
-    let watched = Arc::downgrade(&lines);
-    engine.volume().gate().on_thaw(move || {
-        let Some(lines) = watched.upgrade() else {
-            return;
-        };
-        for line in lines.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            if let Some(line) = line.upgrade() {
-                line.ring_bell();
-            }
-        }
-    });
-    lines
 }
 
 fn ending_signals() -> SigSet {

@@ -66,11 +66,13 @@ pub(crate) fn serve(queue: Queue, ready: impl FnOnce(Result<(), String>)) -> io:
         let mut ring = ring.map_err(|e| format!("io_uring of queue {queue}: {e}"))?;
         ring.adopt(&mut lane)
             .map_err(|e| format!("register buffers: {e}"))?;
+        ring.watch(&lane)
+            .map_err(|e| format!("bell of queue {queue}: {e}"))?;
         ring.fetch_all()
             .map_err(|e| format!("fetch of queue {queue}: {e}"))?;
         Ok((lane, ring))
     })();
-    let (mut lane, mut ring) = match prepared {
+    let (lane, ring) = match prepared {
         Ok(prepared) => {
             ready(Ok(()));
             prepared
@@ -80,9 +82,17 @@ pub(crate) fn serve(queue: Queue, ready: impl FnOnce(Result<(), String>)) -> io:
             return Ok(());
         }
     };
-    let mut exchange = CharDevice::new(char_device, queue);
-    let limits = *engine.limits();
-    let mut tags = depth;
+    serve_tags(lane, ring, CharDevice::new(char_device, queue), depth)
+}
+
+/// Serves until each of `tags` tags is gone.
+fn serve_tags(
+    mut lane: Lane,
+    mut ring: QueueRing,
+    mut exchange: CharDevice,
+    mut tags: u16,
+) -> io::Result<()> {
+    let limits = *lane.engine().limits();
     let _guard = no_alloc();
     // A tag that is gone gets no more requests; what the lane has begun is still finished.
     while tags > 0 || !lane.is_idle() {
@@ -95,6 +105,10 @@ pub(crate) fn serve(queue: Queue, ready: impl FnOnce(Result<(), String>)) -> io:
                 },
                 Reaped::Gone => tags -= 1,
                 Reaped::Backing(completion) => lane.complete(completion),
+                Reaped::Bell => {
+                    lane.bell_rang();
+                    ring.watch(&lane)?;
+                }
             }
             while let Some(event) = lane.poll(&mut exchange) {
                 match event {

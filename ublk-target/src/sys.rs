@@ -17,12 +17,16 @@ use io_uring::{IoUring, opcode, squeue, types};
 use libublk::sys;
 use luksmith_data_path::{Completion, Exchange, Lane, Submission, Tag};
 use nix::errno::Errno;
+use nix::poll::PollFlags;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::request::Descriptor;
 
 /// Marks an entry that came from the lane; the others are ublk commands.
 const FROM_LANE: u64 = 1 << 63;
+
+/// Marks the wait for the lane's bell.
+const FROM_BELL: u64 = 1 << 62;
 
 const CHAR_DEVICE: u32 = 0;
 const BACKING: u32 = 1;
@@ -35,6 +39,8 @@ pub(crate) enum Reaped {
     Gone,
     /// Backing I/O has ended.
     Backing(Completion),
+    /// The lane's bell has rung; the ring no longer listens to it.
+    Bell,
 }
 
 /// One queue's ring, with the descriptors the kernel writes.
@@ -102,6 +108,16 @@ impl QueueRing {
         unsafe { self.push(&entry) }
     }
 
+    /// Listens for the lane's bell, until it rings once.
+    pub(crate) fn watch(&mut self, lane: &Lane) -> io::Result<()> {
+        let bell = types::Fd(lane.bell().as_raw_fd());
+        let entry = opcode::PollAdd::new(bell, PollFlags::POLLIN.bits() as u32)
+            .build()
+            .user_data(FROM_BELL);
+        // SAFETY: the wait points to no memory of ours, and the kernel holds the bell itself.
+        unsafe { self.push(&entry) }
+    }
+
     /// Hands over what was pushed and waits for at least one answer.
     pub(crate) fn wait(&mut self) -> io::Result<()> {
         match self.ring.submit_and_wait(1) {
@@ -128,6 +144,8 @@ impl QueueRing {
             // SAFETY: the entry was pushed by `submit` with the tag of its submission, and the kernel
             // answers each entry once.
             Reaped::Backing(unsafe { Completion::from_kernel(tag, result) })
+        } else if answer.user_data() == FROM_BELL {
+            Reaped::Bell
         } else if result == sys::UBLK_IO_RES_OK as i32 {
             Reaped::Request(tag)
         } else {
@@ -179,7 +197,7 @@ const _: () = assert!(std::mem::offset_of!(sys::ublksrv_io_cmd, result) == 4);
 /// A ring whose completions are run only by the thread that owns it; a plainer one on kernels
 /// before 6.1. The taskrun flag makes each wait look for answers that the kernel
 /// has ready but not yet posted. There is room for four answers per tag, so the ring cannot overflow: a tag has
-/// one command and at most one backing operation out.
+/// one command and at most one backing operation out, and the bell one wait.
 fn build(depth: u32) -> io::Result<IoUring> {
     let entries = (2 * depth).next_power_of_two();
     let mut builder = IoUring::builder();

@@ -60,6 +60,9 @@ pub enum LaneError {
     /// The slots could not be had or locked.
     #[error("no locked memory for the buffers of a queue")]
     Memory(#[source] CryptoError),
+    /// The system has no descriptor left for the bell that wakes a queue.
+    #[error("no event to wake a queue with")]
+    Bell(#[source] std::io::Error),
     /// The configuration makes no sense.
     #[error(
         "a queue of {depth} requests with large slots of {large} bytes cannot serve requests of {max_io} bytes"

@@ -16,6 +16,14 @@ pub(super) enum Mutant {
     JoinTheRunningFlush,
     /// A failed flush is forgotten.
     ForgetFailedFlush,
+    /// A failed durable write is no reason to doubt other writes.
+    ForgetFailedDurableWrite,
+    /// Success counts whatever others are told meanwhile.
+    BelieveAtOnce,
+    /// A lane that comes back wakes nobody.
+    WakeNobody,
+    /// An error of the page cache that sounds like "not now" is taken for that.
+    TakeLossForNotNow,
     /// A failed piece does not end the request.
     IgnoreError,
 }

@@ -39,7 +39,7 @@ const VOLUME: u64 = SEGMENTS[0].1 + SEGMENTS[1].1 + SEGMENTS[2].1;
 const SECTORS: usize = VOLUME as usize / SECTOR;
 
 /// Small, good enough, and the same everywhere.
-struct Dice(u64);
+pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
     fn next(&mut self) -> u64 {
@@ -50,16 +50,16 @@ impl Dice {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, n: u64) -> u64 {
+    pub(super) fn below(&mut self, n: u64) -> u64 {
         self.next() % n
     }
 
-    fn one_in(&mut self, n: u64) -> bool {
+    pub(super) fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
 }
 
-fn open_volume() -> OpenVolume {
+pub(super) fn open_volume() -> OpenVolume {
     let key = |fill: u8| {
         // Random keys: no decision of a run depends on what the ciphertext looks like.
         let key = VolumeKey::generate(64).expect("a key");
@@ -121,6 +121,10 @@ fn open_volume() -> OpenVolume {
 }
 
 fn engine() -> Arc<Engine> {
+    engine_of(Arc::new(open_volume()))
+}
+
+pub(super) fn engine_of(volume: Arc<OpenVolume>) -> Arc<Engine> {
     // Only its length and alignment matter: the bytes go to the simulated device.
     let file = tempfile::NamedTempFile::new().expect("a file");
     file.as_file().set_len(DEVICE).expect("its length");
@@ -134,7 +138,7 @@ fn engine() -> Arc<Engine> {
         allow_discards: true,
         max_io: MAX_IO,
     };
-    Engine::new(Arc::new(open_volume()), backing, options).expect("it fits")
+    Engine::new(volume, backing, options).expect("it fits")
 }
 
 fn lane(engine: &Arc<Engine>) -> Lane {
@@ -152,6 +156,7 @@ fn lane(engine: &Arc<Engine>) -> Lane {
     let mut lane = Lane::new(engine, &config).expect("locked memory");
     // as on a device with 512-byte blocks; a buffered file would allow anything
     lane.align_mask = SECTOR as u32 - 1;
+    lane.direct = true;
     lane
 }
 
@@ -203,6 +208,8 @@ struct World {
     /// Sent and completed times of the syncs that worked.
     syncs: Vec<(u64, u64)>,
     sync_failed: bool,
+    /// The lane knows of a failure, so that it promises nothing any more.
+    doubtful: bool,
     faults: Faults,
     next_version: u32,
     exchange_fails: bool,
@@ -313,6 +320,7 @@ impl World {
             now: 0,
             syncs: Vec::new(),
             sync_failed: false,
+            doubtful: false,
             faults,
             next_version: 1,
             exchange_fails,
@@ -382,6 +390,7 @@ impl World {
     /// Lets the lane go on until it waits.
     fn drive(&mut self, lane: &mut Lane) {
         while let Some(event) = lane.poll(self) {
+            self.doubtful = lane.engine().flush_failed();
             self.now += 1;
             match event {
                 Event::Submit(submission) => {
@@ -469,7 +478,8 @@ impl World {
         match (client.fault, result) {
             (None, Ok(moved)) => assert_eq!(moved, len, "the whole length or an error"),
             (None, Err(_)) => assert!(
-                client.again > u32::from(super::steps::MAX_TRIES),
+                client.again > u32::from(super::steps::MAX_TRIES)
+                    || self.doubtful && matches!(client.request, Request::Write { fua: true, .. }),
                 "an error without a cause: {client:?}"
             ),
             (Some(fault), Err(errno)) => assert_eq!(fault, errno, "the error that happened"),
@@ -651,7 +661,7 @@ fn run(seed: u64) -> Seen {
             world.complete_one(&mut lane);
         }
         frozen.thaw(None);
-        lane.gate_opened();
+        lane.bell_rang();
         world.drain(&mut lane);
     }
     world.seen.gate_waits = lane.counters().snapshot().gate_waits;
@@ -689,7 +699,7 @@ fn run(seed: u64) -> Seen {
     world.seen
 }
 
-fn seeds(usual: u64) -> std::ops::Range<u64> {
+pub(super) fn seeds(usual: u64) -> std::ops::Range<u64> {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let from = number("LUKSMITH_SIM_FROM").unwrap_or(0);
     from..from + number("LUKSMITH_SIM_SEEDS").unwrap_or(usual)
@@ -734,9 +744,8 @@ fn every_result_at_every_point_keeps_every_promise() {
     }
 }
 
-#[test]
-fn a_broken_rule_is_noticed() {
-    // panics are expected on this thread and would only fill the screen
+/// Where panics are expected they would only fill the screen.
+pub(super) fn without_panic_messages_of_this_thread() {
     let loud = std::panic::take_hook();
     let this = std::thread::current().id();
     std::panic::set_hook(Box::new(move |panic| {
@@ -744,6 +753,11 @@ fn a_broken_rule_is_noticed() {
             loud(panic);
         }
     }));
+}
+
+#[test]
+fn a_broken_rule_is_noticed() {
+    without_panic_messages_of_this_thread();
     assert_eq!(
         first_violation(0..5, None),
         None,

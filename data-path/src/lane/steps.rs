@@ -29,13 +29,18 @@ impl Lane {
                 Stage::Send => return Some(self.send(tag)),
                 Stage::Arrived(result) => match self.arrived(tag, result, exchange) {
                     Next::GoOn => true,
+                    Next::Wait => false,
                     Next::Event(event) => return Some(event),
                 },
+                Stage::Believed => return Some(self.believed(tag)),
                 Stage::Answered(result) => return Some(self.finish(tag, result.map(|()| 0))),
                 // these are never in the ready queue
-                Stage::Idle | Stage::AtGate | Stage::InKernel | Stage::Paused | Stage::InRound => {
-                    unreachable!("a tag that waits is not ready")
-                }
+                Stage::Idle
+                | Stage::AtGate
+                | Stage::InKernel
+                | Stage::Paused
+                | Stage::Withheld
+                | Stage::InRound => unreachable!("a tag that waits is not ready"),
             };
             if !go_on {
                 return None;
@@ -174,6 +179,7 @@ impl Lane {
         };
         task.stage = Stage::InKernel;
         self.in_kernel += 1;
+        self.goes_out(tag);
         Event::Submit(Submission {
             tag,
             target: self.target,
@@ -183,15 +189,13 @@ impl Lane {
 
     /// Step 5: what the kernel said.
     fn arrived(&mut self, tag: Tag, result: i32, exchange: &mut impl Exchange) -> Next {
+        self.is_back(tag, result);
         let task = &mut self.tags[tag.index()];
         if result < 0 {
             return self.refused(tag, -result);
         }
         match task.request {
-            Request::Flush => {
-                self.end_flush_round(Ok(()));
-                Next::Event(self.finish_flush(tag, Ok(())))
-            }
+            Request::Flush => self.withhold(tag),
             Request::Discard(_) => self.piece_done(tag),
             Request::Read(_) | Request::Write { .. } => {
                 let rest = task.piece.len - task.piece.done;
@@ -235,15 +239,12 @@ impl Lane {
 
     /// The operation failed with this (positive) number.
     fn refused(&mut self, tag: Tag, raw: i32) -> Next {
-        if is_transient(raw) {
+        if is_transient(raw) && !self.is_told_of_loss(tag, raw) {
             return self.try_again(tag, Errno::IO);
         }
         let task = &mut self.tags[tag.index()];
         match task.request {
             Request::Flush => {
-                if !mutant::is(Mutant::ForgetFailedFlush) {
-                    self.engine.latch_flush_failure();
-                }
                 let failed = Err(Errno::upward(raw));
                 self.end_flush_round(failed);
                 Next::Event(self.finish_flush(tag, failed))
@@ -321,6 +322,9 @@ impl Lane {
             task.stage = Stage::NextPiece;
             return Next::GoOn;
         }
+        if task.teller().is_some() {
+            return self.withhold(tag);
+        }
         let whole = task.moved;
         Next::Event(self.finish(tag, Ok(whole)))
     }
@@ -329,11 +333,10 @@ impl Lane {
     pub(super) fn finish(&mut self, tag: Tag, result: Result<u32, Errno>) -> Event {
         let class = self.class_of(tag);
         let task = &mut self.tags[tag.index()];
-        // A flush that succeeded beside one that failed (on another queue) may have been
-        // told nothing of data that is lost.
-        let result = match (task.request, result) {
-            (Request::Flush, Ok(_)) if self.engine.flush_failed() => Err(Errno::IO),
-            (_, result) => result,
+        // What succeeded beside a failure may have been told nothing of data that is lost.
+        let result = match result {
+            Ok(_) if task.teller().is_some() && self.engine.flush_failed() => Err(Errno::IO),
+            result => result,
         };
         task.stage = Stage::Idle;
         task.guard = None;
@@ -374,8 +377,10 @@ impl Lane {
     }
 }
 
-enum Next {
+pub(super) enum Next {
     GoOn,
+    /// The tag waits, or is in the ready queue.
+    Wait,
     Event(Event),
 }
 

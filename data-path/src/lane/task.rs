@@ -6,6 +6,7 @@ use luksmith_crypto::{Blank, Cipher, IoBuf};
 use luksmith_volume::{Extent, Guard, SegmentMap};
 
 use crate::errno::Errno;
+use crate::peers::{Moment, Teller};
 use crate::request::Request;
 
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub(super) struct Task {
     /// The piece being moved: the rest of the request up to the next segment border.
     pub(super) piece: Piece,
     pub(super) tries: u16,
+    /// When the operation was sent that can be told of lost data, or its success was read.
+    pub(super) moment: Moment,
     pub(super) began: Instant,
 }
 
@@ -57,6 +60,10 @@ pub(super) enum Stage {
     Paused,
     /// The result is there.
     Arrived(i32),
+    /// Has succeeded, unless an operation that was out beside it is told of lost data.
+    Withheld,
+    /// Nothing can be told any more of what was out beside it.
+    Believed,
     /// A flush that waits for a round.
     InRound,
     /// A flush whose round has ended.
@@ -70,6 +77,16 @@ impl Task {
                 range.len()
             }
             Request::Flush => 0,
+        }
+    }
+
+    /// Whether, and as what, the operations of this request can be told of lost data, its
+    /// own or that of others.
+    pub(super) const fn teller(&self) -> Option<Teller> {
+        match self.request {
+            Request::Flush => Some(Teller::Sync),
+            Request::Write { fua: true, .. } => Some(Teller::DurableWrite),
+            Request::Write { fua: false, .. } | Request::Read(_) | Request::Discard(_) => None,
         }
     }
 
