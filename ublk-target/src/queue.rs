@@ -148,3 +148,92 @@ fn stay_on(cpus: &[usize]) {
         let _ = sched_setaffinity(Pid::from_raw(0), &set);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use luksmith_crypto::{AllowNull, Hash, KeyDigest, VolumeKey};
+    use luksmith_data_path::{
+        Backing, BackingAccess, BackingCache, BackingOptions, EngineOptions, Tag,
+    };
+    use luksmith_luks2::{FormatOptions, HeaderSize, Label, NewDigest, new_header};
+    use luksmith_volume::OpenVolume;
+
+    use super::*;
+
+    const DATA: u64 = 16 << 20;
+    const LEN: u64 = 1 << 20;
+
+    fn engine() -> Arc<Engine> {
+        let key = VolumeKey::generate(64).unwrap();
+        let digest = KeyDigest::compute(&key, Hash::Sha256, &[1; 32], 1000).unwrap();
+        let stated = NewDigest {
+            segments: vec![],
+            hash: "sha256".into(),
+            iterations: 1000,
+            salt: digest.salt().to_vec(),
+            digest: digest.digest().to_vec(),
+        };
+        let options = FormatOptions {
+            label: Label::default(),
+            subsystem: Label::default(),
+            uuid: "d6a4ff0a-0f48-4bd8-9ac6-2f3a2f0a0b0c".into(),
+            header_size: HeaderSize::SMALLEST,
+            keyslots_size: None,
+            data_offset: Some(DATA),
+            data_alignment: 0,
+            detached: true,
+            header_device_len: None,
+            data_device_len: Some(DATA + LEN),
+            encryption: "aes-xts-plain64".into(),
+            sector_size: 512,
+            flags: vec![],
+        };
+        let header = new_header(&options, &stated).unwrap();
+        let volume = OpenVolume::new(&header, &[(0, key)], DATA + LEN, AllowNull::No).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(DATA + LEN).unwrap();
+        let options = BackingOptions {
+            access: BackingAccess::ReadWrite,
+            cache: BackingCache::Buffered,
+        };
+        let backing = Backing::open(file.path(), options).unwrap();
+        Engine::new(Arc::new(volume), backing, EngineOptions::default()).unwrap()
+    }
+
+    /// `/dev/zero` stands for the char device: it can be mapped, gives and takes data, and says of
+    /// each command that it does not know it, as a device that goes does at the end.
+    #[test]
+    fn a_thaw_wakes_a_queue_that_sleeps_before_a_frozen_range() {
+        let engine = engine();
+        let frozen = engine.volume().gate().freeze(0..LEN);
+        let (tell, told) = mpsc::channel();
+        let served = engine.clone();
+        std::thread::spawn(move || {
+            let zero = File::options().read(true).write(true).open("/dev/zero");
+            let zero = Arc::new(zero.unwrap());
+            let depth = 1;
+            let config = LaneConfig::for_depth(depth, served.limits().max_io);
+            let mut lane = Lane::new(&served, &config).unwrap();
+            let backing = std::os::fd::AsFd::as_fd(served.backing());
+            let mut ring = QueueRing::new(&zero, backing, 0, depth).unwrap();
+            ring.adopt(&mut lane).unwrap();
+            ring.watch(&lane).unwrap();
+            let mut exchange = CharDevice::new(zero, 0);
+            lane.begin(Tag(0), served.limits().read(0, 4096).unwrap());
+            assert!(lane.poll(&mut exchange).is_none(), "the range is frozen");
+            tell.send(()).unwrap();
+            serve_tags(lane, ring, exchange, depth).unwrap();
+            tell.send(()).unwrap();
+        });
+        let patience = Duration::from_secs(20);
+        told.recv_timeout(patience).expect("the request waits");
+        assert!(told.recv_timeout(Duration::from_millis(100)).is_err());
+        frozen.thaw(None);
+        told.recv_timeout(patience)
+            .expect("the thaw wakes the queue");
+        assert_eq!(engine.counters().bytes_read, 4096);
+    }
+}
