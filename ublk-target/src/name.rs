@@ -1,5 +1,6 @@
 //! Names of volumes: one path component in `/dev/luksmith` and in `/run/luksmith`.
 
+use std::cmp::Ordering;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -11,7 +12,9 @@ use crate::UblkError;
 /// It becomes a file name in `/run/luksmith` and `/dev/luksmith` and a word in udev
 /// rules, so only letters, digits and `+ - . _ : @ = #` are taken, at most 127 of them, and
 /// not a dot or a dash at the start.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+///
+/// Names are ordered as people count: `v2` comes before `v10`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct VolumeName(String);
 
@@ -49,6 +52,49 @@ impl VolumeName {
     }
 }
 
+impl Ord for VolumeName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        // Names that count the same (`v1`, `v01`) still are different names.
+        natural(&self.0, &other.0).then_with(|| self.0.cmp(&other.0))
+    }
+}
+
+impl PartialOrd for VolumeName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Compares runs of digits as numbers of any length, all else byte by byte.
+fn natural(mut one: &str, mut other: &str) -> Ordering {
+    loop {
+        let (number, number_too) = (leading_digits(one), leading_digits(other));
+        let order = if number.is_empty() || number_too.is_empty() {
+            let (Some(a), Some(b)) = (one.chars().next(), other.chars().next()) else {
+                return one.len().cmp(&other.len());
+            };
+            one = &one[a.len_utf8()..];
+            other = &other[b.len_utf8()..];
+            a.cmp(&b)
+        } else {
+            one = &one[number.len()..];
+            other = &other[number_too.len()..];
+            let value = |digits: &'_ str| digits.trim_start_matches('0').len();
+            let (a, b) = (value(number), value(number_too));
+            let digits = number[number.len() - a..].cmp(&number_too[number_too.len() - b..]);
+            a.cmp(&b).then(digits)
+        };
+        if order.is_ne() {
+            return order;
+        }
+    }
+}
+
+fn leading_digits(text: &str) -> &str {
+    let end = text.find(|c: char| !c.is_ascii_digit());
+    &text[..end.unwrap_or(text.len())]
+}
+
 impl fmt::Display for VolumeName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -71,6 +117,32 @@ impl From<VolumeName> for String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_ordered_as_people_count() {
+        let in_order = [
+            "a",
+            "a-1",
+            "a-2b",
+            "a-10",
+            "a-10-9",
+            "a-10-10",
+            "b01",
+            "b1",
+            "b02",
+            "b2",
+            "b10",
+            "b99999999999999999999",
+            "b100000000000000000000",
+            "bb",
+        ];
+        let names = in_order.map(|name| VolumeName::new(name).unwrap());
+        for (at, name) in names.iter().enumerate() {
+            for (other_at, other) in names.iter().enumerate() {
+                assert_eq!(name.cmp(other), at.cmp(&other_at), "{name} and {other}");
+            }
+        }
+    }
 
     #[test]
     fn a_name_is_one_harmless_path_component() {
