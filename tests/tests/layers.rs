@@ -367,7 +367,7 @@ fn libraries_do_not_print() {
         if top == "cli" || top == "tests" || !path.iter().any(|part| part == "src") {
             continue;
         }
-        for (at, line) in above_the_tests(&source).lines().enumerate() {
+        for (at, line) in product(&source).lines().enumerate() {
             let code = code_of(line);
             for printer in ["println!", "eprintln!", "print!(", "eprint!("] {
                 assert!(
@@ -385,7 +385,7 @@ fn libraries_do_not_print() {
 fn commit_paths_write_no_file_without_a_flush() {
     for (path, source) in sources("rs") {
         if path.starts_with("volume/src") {
-            let found = above_the_tests(&source).contains("fs::write(");
+            let found = product(&source).contains("fs::write(");
             assert!(!found, "{}: fs::write does not flush", path.display());
         }
     }
@@ -512,10 +512,90 @@ fn has_word(code: &str, word: &str) -> bool {
         .any(|part| part == word)
 }
 
-/// What is in the product: nothing of a file that begins with `#![cfg(test)]`.
-fn above_the_tests(source: &str) -> &str {
-    let product = source.split("#![cfg(test)]").next().expect("a first part");
-    product.split("#[cfg(test)]").next().expect("a first part")
+/// What is in the product, each line at its place: without items that are marked `#[cfg(test)]`, and
+/// without a whole file that is marked `#![cfg(test)]`.
+///
+/// The sources are formatted, so an item ends with the first line that is indented like its mark and
+/// ends with `}`, `;` or `,`. A line of a text that looks like one shows too much, never too little.
+fn product(source: &str) -> String {
+    let mut product = String::new();
+    let mut lines = source.lines();
+    while let Some(line) = lines.next() {
+        let indent = indent_of(line);
+        match line.trim() {
+            "#![cfg(test)]" => break,
+            "#[cfg(test)]" => {
+                product.push('\n');
+                for line in lines.by_ref() {
+                    product.push('\n');
+                    let code = line.split("//").next().expect("a first part").trim_end();
+                    if indent_of(line) == indent && code.ends_with(['}', ';', ',']) {
+                        break;
+                    }
+                }
+            }
+            _ => {
+                product.push_str(line);
+                product.push('\n');
+            }
+        }
+    }
+    product
+}
+
+fn indent_of(line: &str) -> usize {
+    line.len() - line.trim_start().len()
+}
+
+#[test]
+fn code_around_tests_is_looked_at_and_tests_are_not() {
+    let source = "\
+use std::fs;
+#[cfg(test)]
+use std::io::{
+    a_test_uses_it,
+};
+#[cfg(test)]
+#[path = \"elsewhere.rs\"]
+mod tests_elsewhere; // a remark
+fn one() {}
+#[cfg(test)]
+mod tests {
+    fn inside() {
+        inside();
+    }
+}
+fn two() {
+    #[cfg(test)]
+    inside();
+    three();
+}
+#[cfg(test)]
+pub(super) fn inside(
+    of: u8,
+) -> bool {
+    true
+}
+fn four() {}
+";
+    let product = product(source);
+    assert_eq!(product.lines().count(), source.lines().count());
+    for seen in [
+        "use std::fs",
+        "fn one()",
+        "fn two()",
+        "three();",
+        "fn four()",
+    ] {
+        assert!(product.contains(seen), "{seen} is hidden:\n{product}");
+    }
+    for hidden in ["inside", "elsewhere", "a_test_uses_it", "true"] {
+        assert!(!product.contains(hidden), "{hidden} is shown:\n{product}");
+    }
+    assert_eq!(
+        self::product("//! x\n#![cfg(test)]\nfn a() {}\n"),
+        "//! x\n"
+    );
 }
 
 fn list(value: &Value) -> &[Value] {
