@@ -168,7 +168,7 @@ pub fn open(plan: ServePlan) -> Result<Opened, UblkError> {
     let started = start_claimed(plan, opening, &folder, features);
     let (progress, board) = started.inspect_err(|_| folder.remove())?;
     // From here on the name is the keeper's to give back.
-    wait_until_ready(progress, &board).inspect_err(|error| {
+    wait_until_ready(progress, &board, PATIENCE).inspect_err(|error| {
         if !matches!(error, UblkError::Stuck { .. }) {
             let end = std::time::Instant::now() + PATIENCE;
             while folder.exists() && std::time::Instant::now() < end {
@@ -220,15 +220,19 @@ fn start_claimed(
     Ok((progress, keeper::start(kept, report)?))
 }
 
-/// Reads what the server reports until it serves or fails.
-fn wait_until_ready(progress: OwnedFd, board: &Board) -> Result<Opened, UblkError> {
+/// Reads what the server reports until it serves or fails, or says nothing for as long as `patience`.
+fn wait_until_ready(
+    progress: OwnedFd,
+    board: &Board,
+    patience: Duration,
+) -> Result<Opened, UblkError> {
     let mut step = Step::Prepare;
     let mut lines = BufReader::new(File::from(progress));
     loop {
-        if lines.buffer().is_empty() && !readable(lines.get_ref().as_fd(), PATIENCE)? {
+        if lines.buffer().is_empty() && !readable(lines.get_ref().as_fd(), patience)? {
             return Err(UblkError::Stuck {
                 command: step.command(),
-                seconds: PATIENCE.as_secs(),
+                seconds: patience.as_secs(),
                 pid: board.server_pid(),
                 known_bad: doctor::KNOWN_BAD,
             });
@@ -323,7 +327,34 @@ mod tests {
         )
         .unwrap();
         drop(report);
-        let error = wait_until_ready(progress, &Board::new().unwrap()).unwrap_err();
+        let error = wait_until_ready(progress, &Board::new().unwrap(), PATIENCE).unwrap_err();
         assert!(error.to_string().contains("ADD_DEV"), "{error}");
+    }
+
+    /// Some kernels never return from ADD_DEV: the server hangs, and whoever opens the volume must
+    /// not hang with it.
+    #[test]
+    fn a_server_that_hangs_in_a_command_is_not_waited_for_without_end() {
+        use std::io::Write;
+        for (steps, command) in [
+            (&[][..], "the preparation"),
+            (&[Step::Add], "ADD_DEV"),
+            (&[Step::Add, Step::Prepare, Step::Start], "START_DEV"),
+        ] {
+            let (progress, report) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
+            let mut report = File::from(report);
+            for step in steps {
+                let line = serde_json::to_string(&Progress::Step(*step)).unwrap();
+                writeln!(report, "{line}").unwrap();
+            }
+            let board = Board::new().unwrap();
+            let patience = Duration::from_millis(50);
+            let error = wait_until_ready(progress, &board, patience).unwrap_err();
+            assert!(matches!(error, UblkError::Stuck { .. }), "{error}");
+            let said = error.to_string();
+            assert!(said.contains(command), "{said}");
+            // the pipe is open all the time: it is no death that was noticed
+            drop(report);
+        }
     }
 }

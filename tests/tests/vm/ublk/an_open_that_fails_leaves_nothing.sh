@@ -23,6 +23,14 @@ if [ -w /sys/module/ublk_drv/parameters/ublks_max ]; then
 	echo "$was" >/sys/module/ublk_drv/parameters/ublks_max
 	nothing_left
 fi
+# The device is added and cannot be served: a folder stands where its node would appear.
+mkdir /dev/ublkc0
+refused 1 luksmith open /dev/vda ours --key-file $KEY 2>/tmp/said
+cat /tmp/said
+grep -q /dev/ublkc0 /tmp/said || fail "it failed before the device was added"
+rmdir /dev/ublkc0
+[ -z "$(ls /sys/class/ublk-char 2>/dev/null)" ] || fail "the driver has a device"
+nothing_left
 # And then it opens; with the longest name there is.
 long=$(printf 'n%.0s' $(seq 127))
 open_volume /dev/vda "$long"
