@@ -97,7 +97,7 @@ fn step(folder: &Path, args: &[String], input: &[u8]) -> String {
         out.push('\n');
     }
     for line in ended.err.lines() {
-        out.push_str(&format!("2> {}", scrub(line, folder)).trim_end().to_string());
+        out.push_str(format!("2> {}", scrub(line, folder)).trim_end());
         out.push('\n');
     }
     for (path, content) in &after {

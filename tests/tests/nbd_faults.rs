@@ -134,7 +134,7 @@ fn a_stop_under_load_answers_what_is_under_way_and_flushes() {
                     let mut client = NbdClient::new(stream, true);
                     let mut answered = Vec::new();
                     for block in 0..100_000u64 {
-                        let at = (n * 5 << 20) + block % 512 * 8192;
+                        let at = ((n * 5) << 20) + block % 512 * 8192;
                         let data = pattern(8192, n << 32 | block);
                         if client.send(NbdKind::Write, false, at, 8192, &data).is_err() {
                             break;

@@ -1,8 +1,8 @@
 //! Serves an open volume as `/dev/ublkbN`.
 //!
-//! [`open`] forks a *keeper*, which holds the volume key in sealed memory and forks the
+//! [`open()`] forks a *keeper*, which holds the volume key in sealed memory and forks the
 //! *server*, which answers the kernel's requests. A server that dies is forked again; the device
-//! waits meanwhile and no request is lost. [`close`], [`list`] and [`status`] talk to the server over a
+//! waits meanwhile and no request is lost. [`close`], [`list`] and [`status()`] talk to the server over a
 //! socket in `/run/luksmith/NAME`.
 //!
 //! | to change | open |

@@ -3,7 +3,7 @@
 //! The kernel's name `/dev/ublkbN` changes from one start to the next. The rules in `udev/` call
 //! `luksmith udev-name ublkbN`, which is [`properties`], and make `/dev/luksmith/NAME` and the
 //! links in `/dev/disk/by-id` from the answer. In an initramfs or a container without udev
-//! [`ensure_link`] makes `/dev/luksmith/NAME` itself, so that the path a user types is always there.
+//! `ensure_link` makes `/dev/luksmith/NAME` itself, so that the path a user types is always there.
 
 use std::io;
 use std::os::unix::fs::symlink;
