@@ -8,9 +8,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::UblkError;
 use crate::abi::Features;
 use crate::control_ring::{CONTROL_NODE, ControlRing};
+use crate::{UblkError, packages};
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,8 +43,16 @@ pub struct Facts {
     pub udev_rules: bool,
     /// The distribution, from `os-release`: its `ID` and `VERSION_ID`.
     pub distribution: Option<(String, String)>,
-    /// The package that brings the driver's module on this distribution, if one is known.
+    /// Whether the running kernel belongs to a package; none if that could not be found out, or the
+    /// driver is there.
+    pub kernel_packaged: Option<bool>,
+    /// Options that the running kernel would have to be built with; none if its configuration could
+    /// not be read, or the driver is there.
+    pub missing_options: Option<Vec<String>>,
+    /// A package with the driver's module for the running kernel that can be installed here.
     pub module_package: Option<String>,
+    /// A package with another kernel that has the driver and can be installed here.
+    pub kernel_package: Option<String>,
 }
 
 /// State of the ublk driver.
@@ -116,13 +124,22 @@ pub fn facts() -> Facts {
         Err(error) => Driver::Fails(error.to_string()),
     };
     let features = features.ok();
+    let missing_feature = features.and_then(Features::missing);
     let distribution = distribution(&fs::read_to_string("/etc/os-release").unwrap_or_default());
+    // Other programs are asked only where the answer is needed.
+    let found = match driver == Driver::NotInstalled || missing_feature.is_some() {
+        true => packages::look(distribution.as_ref(), &kernel),
+        false => packages::Found::default(),
+    };
     Facts {
         known_bad: known_bad_kernel(&kernel).map(Into::into),
-        module_package: module_package(distribution.as_ref(), &kernel),
+        kernel_packaged: found.kernel_packaged,
+        missing_options: found.missing_options,
+        module_package: found.module_package,
+        kernel_package: found.kernel_package,
         driver,
         features: features.map(|f| f.0),
-        missing_feature: features.and_then(Features::missing).map(Into::into),
+        missing_feature: missing_feature.map(Into::into),
         safe_stop: features.map(|f| f.has(Features::SAFE_STOP_DEV)),
         io_uring: io_uring_state(),
         memlock_bytes: memlock_limit(),
@@ -248,22 +265,6 @@ fn distribution(os_release: &str) -> Option<(String, String)> {
     Some((field("ID")?, field("VERSION_ID").unwrap_or_default()))
 }
 
-/// The package that brings `ublk_drv` for the running kernel.
-fn module_package(distribution: Option<&(String, String)>, kernel: &str) -> Option<String> {
-    let (id, version) = distribution?;
-    match id.as_str() {
-        // Debian 12's own kernel was built without the driver.
-        "debian" if version == "12" && kernel.starts_with("6.1.") => {
-            Some("linux-image-amd64 from bookworm-backports".into())
-        }
-        "debian" => Some(format!("linux-image-{kernel}")),
-        "ubuntu" if version.as_str() < "26.04" => Some(format!("linux-modules-extra-{kernel}")),
-        "ubuntu" => Some(format!("linux-modules-{kernel}")),
-        "fedora" => Some(format!("kernel-modules-{kernel}")),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -293,23 +294,6 @@ mod tests {
         ] {
             assert!(known_bad_kernel(good).is_none(), "{good}");
         }
-    }
-
-    #[test]
-    fn the_package_of_the_module_is_named_for_each_distribution() {
-        let of = |id: &str, version: &str, kernel: &str| {
-            module_package(Some(&(id.into(), version.into())), kernel)
-        };
-        assert_eq!(
-            of("ubuntu", "24.04", "6.8.0-60-generic").unwrap(),
-            "linux-modules-extra-6.8.0-60-generic"
-        );
-        assert!(
-            of("debian", "12", "6.1.0-37-amd64")
-                .unwrap()
-                .contains("bookworm-backports")
-        );
-        assert_eq!(of("plan9", "4", "4"), None);
     }
 
     #[test]

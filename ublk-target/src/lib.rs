@@ -26,6 +26,7 @@ mod kmsg;
 mod mounts;
 mod name;
 mod open;
+mod packages;
 mod queue;
 mod request;
 mod server;

@@ -184,7 +184,7 @@ fn driver(facts: &Facts, say: Say<'_>) {
                 format!(
                     "the ublk driver of this kernel lacks {missing}; Linux 6.12 or newer has it"
                 ),
-                vec!["sudo apt-get install linux-image-amd64 && sudo reboot".into()],
+                another_kernel(facts),
             ),
             None => {
                 let mask = facts
@@ -214,18 +214,56 @@ fn driver(facts: &Facts, say: Say<'_>) {
             ],
         ),
         Driver::NotInstalled => {
-            let commands = match &facts.module_package {
-                Some(package) => vec![install(facts, package), "sudo modprobe ublk_drv".into()],
-                None => Vec::new(),
-            };
-            say(
-                "driver",
-                Weight::Blocks,
-                format!("there is no ublk driver for kernel {}", facts.kernel),
-                commands,
-            );
+            let (what, commands) = not_installed(facts);
+            say("driver", Weight::Blocks, what, commands);
         }
     }
+}
+
+/// Why there is no driver, and what brings it.
+fn not_installed(facts: &Facts) -> (String, Vec<String>) {
+    let own = match facts.kernel_packaged {
+        Some(false) => ", which belongs to no package of this system",
+        _ => "",
+    };
+    let kernel = format!("kernel {}{own}", facts.kernel);
+    let comma = if own.is_empty() { "" } else { "," };
+    let missing = facts.missing_options.as_deref();
+    let what = match missing {
+        Some([]) => {
+            format!("{kernel}{comma} has the ublk driver as a module that is not installed")
+        }
+        Some(missing) => format!(
+            "{kernel}{comma} was built without the ublk driver; it lacks {}",
+            missing.join(" and ")
+        ),
+        None => format!(
+            "there is no ublk driver for {kernel} (CONFIG_BLK_DEV_UBLK=m; it needs CONFIG_IO_URING=y, too)"
+        ),
+    };
+    if let Some(package) = &facts.module_package {
+        let commands = vec![install(facts, package), "sudo modprobe ublk_drv".into()];
+        return (what, commands);
+    }
+    let mut commands = another_kernel(facts);
+    if facts.kernel_packaged == Some(false) {
+        // to be typed where that kernel was built
+        commands.push(match missing {
+            Some([]) => "sudo make modules_install".into(),
+            _ => "scripts/config --enable IO_URING --module BLK_DEV_UBLK && make olddefconfig && make"
+                .into(),
+        });
+    }
+    (what, commands)
+}
+
+/// The command that brings a kernel of the distribution with the driver, if there is one.
+fn another_kernel(facts: &Facts) -> Vec<String> {
+    let reboot = |package: &String| match install(facts, package) {
+        command if command.ends_with("reboot") => command,
+        command => format!("{command} && sudo reboot"),
+    };
+    facts.kernel_package.iter().map(reboot).collect()
 }
 
 /// The command that installs a package on this distribution.
@@ -299,7 +337,10 @@ mod tests {
             udev_running: true,
             udev_rules: true,
             distribution: Some(("debian".into(), "12".into())),
+            kernel_packaged: None,
+            missing_options: None,
             module_package: None,
+            kernel_package: None,
         }
     }
 
@@ -329,12 +370,34 @@ mod tests {
         );
         let facts = Facts {
             driver: Driver::NotInstalled,
-            module_package: Some("linux-image-amd64 from bookworm-backports".into()),
+            kernel_package: Some("linux-image-amd64 from bookworm-backports".into()),
             ..good()
         };
         assert_eq!(
             commands_of(&facts, "driver").first().unwrap(),
             "sudo apt-get install -t bookworm-backports linux-image-amd64 && sudo reboot"
+        );
+        let facts = Facts {
+            driver: Driver::NotInstalled,
+            module_package: Some("linux-modules-extra-6.8.0-60-generic".into()),
+            kernel_package: Some("linux-generic".into()),
+            ..good()
+        };
+        assert_eq!(
+            commands_of(&facts, "driver"),
+            [
+                "sudo apt-get install linux-modules-extra-6.8.0-60-generic",
+                "sudo modprobe ublk_drv"
+            ]
+        );
+        let facts = Facts {
+            missing_feature: Some("user copy".into()),
+            kernel_package: Some("linux-image-amd64".into()),
+            ..good()
+        };
+        assert_eq!(
+            commands_of(&facts, "driver"),
+            ["sudo apt-get install linux-image-amd64 && sudo reboot"]
         );
         let facts = Facts {
             io_uring: IoUringState::DisabledBySysctl(2),
@@ -355,5 +418,38 @@ mod tests {
             ..good()
         };
         assert_eq!(commands_of(&facts, "rights"), ["sudo luksmith doctor"]);
+    }
+
+    #[test]
+    fn a_kernel_of_ones_own_is_told_its_options_and_no_package_of_its_name() {
+        let own = |missing: Option<Vec<String>>| Facts {
+            kernel: "6.18.0-mine".into(),
+            driver: Driver::NotInstalled,
+            kernel_packaged: Some(false),
+            missing_options: missing,
+            ..good()
+        };
+        let said = |facts: &Facts| {
+            let all = examine(facts);
+            let finding = all.into_iter().find(|f| f.id == "driver");
+            finding.expect("a finding").what
+        };
+        let lacks = own(Some(vec!["CONFIG_BLK_DEV_UBLK=m".into()]));
+        assert_eq!(
+            said(&lacks),
+            "kernel 6.18.0-mine, which belongs to no package of this system, was built without the \
+             ublk driver; it lacks CONFIG_BLK_DEV_UBLK=m"
+        );
+        let unknown = own(None);
+        assert!(said(&unknown).contains("CONFIG_BLK_DEV_UBLK=m"));
+        assert!(said(&own(Some(vec![]))).contains("not installed"));
+        for facts in [&lacks, &unknown] {
+            let commands = commands_of(facts, "driver");
+            assert!(
+                commands.iter().all(|c| !c.contains("apt-get")),
+                "{commands:?}"
+            );
+            assert!(commands.concat().contains("BLK_DEV_UBLK"), "{commands:?}");
+        }
     }
 }
