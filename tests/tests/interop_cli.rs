@@ -1,7 +1,8 @@
 //! One word changed: the same command lines for `cryptsetup` and for `luksmith`.
 //!
 //! What one program writes the other opens, through their command lines; and where both say no,
-//! they say it with the same exit number. Files only: nothing here needs a kernel driver.
+//! they say it with the same exit number. Files and, where there are some, loop devices only: nothing
+//! here needs a driver for encryption.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -82,6 +83,54 @@ fn format_args<'a>(more: &[&'a str]) -> Vec<&'a str> {
     args.extend(CHEAP);
     args.extend(more);
     args
+}
+
+/// A loop device over a file, detached when dropped; none where there are no loop devices.
+struct Loop(String);
+
+impl Loop {
+    fn over(file: &Path) -> Option<Self> {
+        let out = Command::new("losetup")
+            .args(["-f", "--show"])
+            .arg(file)
+            .output()
+            .ok()?;
+        let name = String::from_utf8(out.stdout).ok()?;
+        (out.status.success() && !name.is_empty()).then(|| Self(name.trim().into()))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["-d", &self.0]).status();
+    }
+}
+
+#[test]
+fn a_disk_that_somebody_claims_is_busy_for_both() {
+    use std::os::unix::fs::OpenOptionsExt;
+    let folder = folder();
+    let folder = folder.path();
+    let Some(disk) = Loop::over(&folder.join("disk")) else {
+        eprintln!("no loop device to be had, a claimed disk not tried");
+        return;
+    };
+    let mut format = format_args(&[]);
+    format[3] = &disk.0;
+    let claim = std::fs::File::options()
+        .read(true)
+        .custom_flags(nix::libc::O_EXCL)
+        .open(&disk.0)
+        .expect("the disk is ours");
+    for tool in BOTH {
+        let ended = tool.run(folder, &format, b"");
+        assert_eq!(ended.code, 5, "{tool:?}: {}", ended.err);
+        assert_eq!(tool.run(folder, &["isLuks", &disk.0], b"").code, 1);
+    }
+    drop(claim);
+    for tool in BOTH {
+        tool.good(folder, &format, b"");
+    }
 }
 
 fn opens(tool: Tool, folder: &Path, more: &[&str]) -> i32 {
