@@ -181,7 +181,8 @@ pub(crate) fn command() -> Command {
         .after_help(
             "cryptsetup's verbs and options work as well: luksFormat, luksOpen, luksAddKey, …\n\
              Exit status: 0 done, 1 wrong parameters or failed, 2 no permission or wrong \
-             passphrase, 3 out of memory, 4 wrong device, 5 device exists or is busy.",
+             passphrase, 3 out of memory, 4 wrong device, 5 device exists or is busy, \
+             141 nobody reads the output.",
         )
         .subcommand_required(true)
         .disable_help_subcommand(true)

@@ -14,6 +14,9 @@ pub(crate) enum Exit {
     WrongDevice = 4,
     /// 5: the device exists already or is busy.
     Busy = 5,
+    /// 141: nobody reads standard output any more. What a shell sees of a program that the signal
+    /// for it (13) has ended; said without a word.
+    ClosedPipe = 141,
 }
 
 impl Exit {
@@ -25,6 +28,7 @@ impl Exit {
             Self::OutOfMemory => "out of memory",
             Self::WrongDevice => "wrong device",
             Self::Busy => "the device exists already or is busy",
+            Self::ClosedPipe => "nobody reads the output",
         }
     }
 }

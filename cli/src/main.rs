@@ -21,6 +21,7 @@ mod verbs;
 use std::process::ExitCode;
 
 use args::Parsed;
+use exit::Exit;
 use hint::Failure;
 
 /// Debug builds end the process when an I/O thread allocates.
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
             }
             ExitCode::SUCCESS
         }
+        Err(failure) if failure.exit == Exit::ClosedPipe => ExitCode::from(failure.exit as u8),
         Err(failure) => {
             if verbose || !failure.quiet {
                 for line in failure.to_string().lines() {

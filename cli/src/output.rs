@@ -1,9 +1,11 @@
-//! Standard output, as text or JSON; a full disk or a closed pipe there is an error, not a panic.
+//! Standard output, as text or JSON; a full disk there is an error, not a panic, and a pipe that
+//! nobody reads any more ends the command quietly.
 
 use std::io::{self, Write};
 
 use serde_json::Value;
 
+use crate::exit::Exit;
 use crate::hint::Failure;
 
 /// Writes text as it is.
@@ -16,7 +18,14 @@ pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     out.write_all(bytes)
         .and_then(|()| out.flush())
-        .map_err(|e| Failure::usage(format!("cannot write to standard output: {e}")).no_disk())
+        .map_err(|e| {
+            let what = format!("cannot write to standard output: {e}");
+            match e.kind() {
+                io::ErrorKind::BrokenPipe => Failure::new(Exit::ClosedPipe, what),
+                _ => Failure::usage(what),
+            }
+            .no_disk()
+        })
 }
 
 /// Writes a JSON document, indented, with a newline at the end.
