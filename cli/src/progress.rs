@@ -17,6 +17,7 @@ pub(crate) struct Progress {
     every: Duration,
     started: Instant,
     last: Option<Instant>,
+    last_done: u64,
     line_open: bool,
 }
 
@@ -35,16 +36,19 @@ impl Progress {
                 .unwrap_or(Duration::from_millis(500)),
             started: Instant::now(),
             last: None,
+            last_done: 0,
             line_open: false,
         }
     }
 
     /// So many bytes of so many are done.
     pub(crate) fn bytes(&mut self, done: u64, all: u64) {
-        if self.last.is_some_and(|l| l.elapsed() < self.every) && done < all {
+        let early = self.last.is_some_and(|l| l.elapsed() < self.every);
+        if early && done < all && done.saturating_sub(self.last_done) < STRIDE {
             return;
         }
         self.last = Some(Instant::now());
+        self.last_done = done;
         let spent = self.started.elapsed();
         let speed = (done as f64 / spent.as_secs_f64().max(0.001)) as u64;
         if self.json {
@@ -103,6 +107,9 @@ impl Progress {
         }
     }
 }
+
+/// So many bytes are worth a line, however fast they went.
+const STRIDE: u64 = 16 << 20;
 
 impl Drop for Progress {
     fn drop(&mut self) {

@@ -64,3 +64,39 @@ fn a_full_disk_under_the_output_is_still_an_error() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("standard output"), "{said}");
 }
+
+#[test]
+fn progress_of_a_large_header_moves() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let disk = std::fs::File::create(folder.join("disk")).expect("a file");
+    disk.set_len(160 << 20).expect("its length");
+    let mut args = vec!["luksFormat", "disk", "--batch-mode", "--pbkdf", "pbkdf2"];
+    args.extend(["--pbkdf-force-iterations", "1000"]);
+    args.extend([
+        "--luks2-metadata-size",
+        "4M",
+        "--luks2-keyslots-size",
+        "128M",
+    ]);
+    cli::luksmith(folder, &args, b"secret\n").expect(0, "format");
+    let backup = ["--header-backup-file", "backup", "--progress-json"];
+    for verb in ["luksHeaderBackup", "luksHeaderRestore"] {
+        let mut args = vec![verb, "disk", "--batch-mode"];
+        args.extend(backup);
+        let ended = cli::luksmith(folder, &args, b"").expect(0, verb);
+        let text = String::from_utf8(ended.out).expect("text");
+        let done: Vec<u64> = text
+            .lines()
+            .map(|line| {
+                let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+                assert_eq!(line["device_size"], (136 << 20).to_string(), "{line}");
+                let done = line["device_bytes"].as_str().expect("a number as text");
+                done.parse().expect("a number")
+            })
+            .collect();
+        assert!(done.len() >= 8, "{verb}: {done:?}");
+        assert!(done.is_sorted_by(|a, b| a < b), "{verb}: {done:?}");
+        assert_eq!((done[0], *done.last().expect("lines")), (0, 136 << 20));
+    }
+}

@@ -34,4 +34,4 @@ pub use map::{Extent, Extents, OutOfRange, SegmentMap};
 pub use mutant::{Mutant, Switches};
 pub use open::{OpenVolume, VolumeError, VolumePlan};
 pub use probe::{Signature, signatures};
-pub use store::{HeaderStore, RepairReport, RepairScope, RestoreRules};
+pub use store::{HeaderStore, RepairReport, RepairScope, RestoreRules, Tell};

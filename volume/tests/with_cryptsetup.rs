@@ -414,6 +414,35 @@ fn backups_are_those_of_cryptsetup_and_go_back_both_ways() {
 }
 
 #[test]
+fn a_backup_and_the_way_back_tell_how_far_they_are() {
+    let bench = Bench::new();
+    let total = bench.store().header().metadata().total_bytes();
+    let check = |told: &[(u64, u64)]| {
+        assert!(told.len() > 3, "{told:?}");
+        assert!(told.is_sorted_by(|a, b| a.0 < b.0), "{told:?}");
+        assert!(told.iter().all(|(_, all)| *all == total), "{told:?}");
+        assert_eq!(told.last(), Some(&(total, total)));
+    };
+    let file = bench.path("backup");
+    let mut told = Vec::new();
+    bench
+        .store()
+        .backup_telling(&file, Wait::default(), &mut |done, all| {
+            told.push((done, all));
+        })
+        .unwrap();
+    check(&told);
+    told.clear();
+    let device = bench.device(Access::ReadWrite);
+    let rules = RestoreRules::default();
+    HeaderStore::restore_telling(device, &file, rules, Wait::default(), &mut |done, all| {
+        told.push((done, all));
+    })
+    .unwrap();
+    check(&told);
+}
+
+#[test]
 fn restoring_the_header_of_another_volume_is_refused_and_writes_nothing() {
     let (bench, other) = (Bench::new(), Bench::new());
     other

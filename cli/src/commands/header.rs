@@ -116,9 +116,10 @@ pub(crate) fn backup(args: &Args) -> Result<(), Failure> {
     progress.bytes(0, total);
     session
         .store()
-        .backup_to(&file, Wait::default())
+        .backup_telling(&file, Wait::default(), &mut |done, all| {
+            progress.bytes(done, all);
+        })
         .map_err(|e| errors::store(&path, e))?;
-    progress.bytes(total, total);
     drop(progress);
     if args.flag("verbose") {
         output::note(&format!(
@@ -160,9 +161,9 @@ pub(crate) fn restore(args: &Args) -> Result<(), Failure> {
     let mut progress = Progress::new(args, &path, "header restore");
     let total = std::fs::metadata(&file).map_or(0, |m| m.len());
     progress.bytes(0, total);
-    HeaderStore::restore(device, &file, rules, Wait::default())
+    let mut tell = |done, all| progress.bytes(done, all);
+    HeaderStore::restore_telling(device, &file, rules, Wait::default(), &mut tell)
         .map_err(|e| restore_failed(&path, &file, e))?;
-    progress.bytes(total, total);
     Ok(())
 }
 

@@ -28,6 +28,19 @@ impl<D: MetadataDevice> HeaderStore<D> {
     /// [`StoreError::Backup`] if the file exists or cannot be written; [`StoreError::Lock`],
     /// [`StoreError::Resolve`], [`StoreError::Device`].
     pub fn backup_to(&mut self, path: &Path, wait: Wait) -> Result<(), StoreError> {
+        self.backup_telling(path, wait, &mut |_, _| {})
+    }
+
+    /// [`backup_to`](Self::backup_to), with word of how far it is.
+    ///
+    /// # Errors
+    /// As [`backup_to`](Self::backup_to).
+    pub fn backup_telling(
+        &mut self,
+        path: &Path,
+        wait: Wait,
+        tell: Tell<'_>,
+    ) -> Result<(), StoreError> {
         self.wrote = false;
         let _held = Self::hold(&self.device, LockMode::Shared, wait)?;
         self.found = self.look()?;
@@ -46,7 +59,7 @@ impl<D: MetadataDevice> HeaderStore<D> {
             .open(path)
             .map_err(fail("create"))?;
         let made = self
-            .copy_header_to(&mut file, path)
+            .copy_header_to(&mut file, path, tell)
             .and_then(|()| file.sync_all().map_err(fail("write")))
             .and_then(|()| self.check_backup(&file, path))
             .and_then(|()| sync_directory_of(path).map_err(fail("write")));
@@ -54,18 +67,34 @@ impl<D: MetadataDevice> HeaderStore<D> {
             // Half a backup is worse than none. Nothing better can be done if this fails, too.
             let _ = std::fs::remove_file(path);
         }
-        made
+        made.inspect(|()| {
+            let all = self.header().metadata().total_bytes();
+            tell(all, all);
+        })
     }
 
-    fn copy_header_to(&self, file: &mut File, path: &Path) -> Result<(), StoreError> {
-        let mut put = |bytes: &[u8]| {
+    fn copy_header_to(
+        &self,
+        file: &mut File,
+        path: &Path,
+        tell: Tell<'_>,
+    ) -> Result<(), StoreError> {
+        let header = self.header();
+        let all = header.metadata().total_bytes();
+        let mut copied = 0;
+        let mut put = |bytes: &[u8]| -> Result<(), StoreError> {
             file.write_all(bytes).map_err(|source| StoreError::Backup {
                 action: "write",
                 path: path.to_owned(),
                 source,
-            })
+            })?;
+            copied += bytes.len() as u64;
+            // the last word comes when it is durable
+            if copied < all {
+                tell(copied, all);
+            }
+            Ok(())
         };
-        let header = self.header();
         for copy in [HeaderCopy::Primary, HeaderCopy::Secondary] {
             let bad = self
                 .needs_repair()
@@ -120,6 +149,9 @@ impl<D: MetadataDevice> HeaderStore<D> {
         Ok(bytes)
     }
 }
+
+/// Is told how many bytes of how many are done; all of them only when that is durable.
+pub type Tell<'a> = &'a mut dyn FnMut(u64, u64);
 
 /// The header in a backup file.
 pub(super) fn resolve_file(

@@ -23,6 +23,7 @@ use crate::lock::{LockMode, Wait};
 use crate::mutant::Mutant;
 use crate::probe::{self, Signature};
 
+pub use backup::Tell;
 pub use repair::{RepairReport, RepairScope};
 pub use restore::RestoreRules;
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use luksmith_luks2::{Fill, Header, HeaderCopy, HeaderSize, ResolveError, Resolved};
 
-use super::backup::resolve_file;
+use super::backup::{Tell, resolve_file};
 use super::commit::copy_name;
 use super::{Found, HeaderStore};
 use crate::device::MetadataDevice;
@@ -50,6 +50,20 @@ impl<D: MetadataDevice> HeaderStore<D> {
         rules: RestoreRules,
         wait: Wait,
     ) -> Result<Self, StoreError> {
+        Self::restore_telling(device, backup, rules, wait, &mut |_, _| {})
+    }
+
+    /// [`restore`](Self::restore), with word of how far it is.
+    ///
+    /// # Errors
+    /// As [`restore`](Self::restore).
+    pub fn restore_telling(
+        device: D,
+        backup: &Path,
+        rules: RestoreRules,
+        wait: Wait,
+        tell: Tell<'_>,
+    ) -> Result<Self, StoreError> {
         if device.read_only() {
             return Err(StoreError::ReadOnly);
         }
@@ -84,6 +98,7 @@ impl<D: MetadataDevice> HeaderStore<D> {
             .map(|copy| store.copy_of(&file, &image, copy));
         let [primary, secondary] = copies;
         let (primary, secondary) = (primary.map_err(failed)?, secondary.map_err(failed)?);
+        let all = (areas.len() + primary.len() + secondary.len()) as u64;
 
         store.first_barrier()?;
         let switches = store.device.switches();
@@ -93,8 +108,9 @@ impl<D: MetadataDevice> HeaderStore<D> {
             }
             store.clear_old_secondaries(image.header.metadata().total_bytes())?;
         }
+        let mut put = |done: u64| tell(done, all);
         if !switches.lacks(Mutant::RestoreHeaderFirst) {
-            store.put_areas(area.offset, &areas)?;
+            store.put_areas(area.offset, &areas, &mut put)?;
         }
         for (copy, bytes) in [
             (HeaderCopy::Primary, &primary),
@@ -107,10 +123,11 @@ impl<D: MetadataDevice> HeaderStore<D> {
             }
         }
         if switches.lacks(Mutant::RestoreHeaderFirst) {
-            store.put_areas(area.offset, &areas)?;
+            store.put_areas(area.offset, &areas, &mut put)?;
         }
         store.found = store.look()?;
         drop(held);
+        tell(all, all);
         Ok(store)
     }
 
@@ -201,9 +218,15 @@ impl<D: MetadataDevice> HeaderStore<D> {
         }
     }
 
-    fn put_areas(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
+    fn put_areas(
+        &mut self,
+        offset: u64,
+        bytes: &[u8],
+        put: &mut dyn FnMut(u64),
+    ) -> Result<(), StoreError> {
         for (index, block) in bytes.chunks(BLOCK).enumerate() {
             self.write("keyslot areas", offset + (index * BLOCK) as u64, block)?;
+            put((index * BLOCK + block.len()) as u64);
         }
         if !self.device.switches().lacks(Mutant::NoStepBarrier) {
             self.barrier()?;
