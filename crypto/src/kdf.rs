@@ -216,21 +216,32 @@ fn argon2(
         wipe_stack();
         done
     };
-    // Threads of the pool end with its scope, so that no thread is left when a caller forks.
-    rayon_core::ThreadPoolBuilder::new()
+    let mut workers = Vec::new();
+    let pool = rayon_core::ThreadPoolBuilder::new()
         .num_threads(threads)
-        .thread_name(|_| "luksmith-kdf".to_owned())
-        .build_scoped(
-            |thread| {
+        .spawn_handler(|thread| {
+            let work = move || {
                 thread.run();
                 wipe_stack();
-            },
-            |pool| pool.install(&mut run),
-        )
-        .map_err(|_| CryptoError::OutOfMemory {
-            bytes: threads as u64 * (2 << 20),
-        })?
-        .map_err(unsupported)
+            };
+            let worker = std::thread::Builder::new().name("luksmith-kdf".to_owned());
+            workers.push(worker.spawn(work)?);
+            Ok(())
+        })
+        .build();
+    let done = pool.as_ref().map(|pool| pool.install(&mut run));
+    let no_threads = |_: &_| CryptoError::OutOfMemory {
+        bytes: threads as u64 * (2 << 20),
+    };
+    let done = done.map_err(no_threads);
+    drop(pool);
+    // None may be left, not even one that is about to end: a caller may fork, or hold back
+    // signals, which the kernel would then give to that thread.
+    for worker in workers {
+        // A worker that panicked has made `install` panic before.
+        let _ = worker.join();
+    }
+    done?.map_err(unsupported)
 }
 
 pub(crate) fn at_most(what: &'static str, asked: u64, limit: u64) -> Result<(), CryptoError> {

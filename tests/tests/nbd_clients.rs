@@ -120,7 +120,7 @@ fn fio_verifies_what_it_wrote_in_random_order_and_sizes() {
             "--iodepth=32",
         ]);
         arguments.extend([
-            "--fsync=64",
+            "--fsync=16",
             "--verify=crc32c",
             "--verify_fatal=1",
             "--thread=1",

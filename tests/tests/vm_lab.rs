@@ -25,7 +25,7 @@ fn status_and_output_of_a_script_come_back() {
 #[test]
 fn script_that_hangs_ends_with_the_console_shown() {
     let output = Vm::new(Kernel::Stable)
-        .timeout(Duration::from_secs(30))
+        .timeout(Duration::from_secs(45))
         .run("echo before; echo from the kernel >/dev/kmsg; sleep 1000");
     assert_eq!(output.status, 124);
     assert_eq!(output.stdout, "before\n");

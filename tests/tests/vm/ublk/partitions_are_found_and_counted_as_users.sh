@@ -13,8 +13,10 @@ device=$(readlink -f /dev/luksmith/ours)
 within 5 blockdev --rereadpt "$device"
 within 10 test -b "${device}p2"
 mkfs.ext4 -q "${device}p2"
-within 10 test -e /dev/luksmith/ours-part2
-[ "$(readlink -f /dev/luksmith/ours-part2)" = "${device}p2" ]
+# The table is read again meanwhile, so the link may go and come.
+udevadm settle --timeout=20
+points_there() { [ "$(readlink -f /dev/luksmith/ours-part2)" = "${device}p2" ]; }
+within 10 points_there
 mount "${device}p2" /mnt
 refused 5 luksmith close ours 2>/tmp/said
 grep -q "p2 is mounted at /mnt" /tmp/said || { cat /tmp/said; fail "the mount is not named"; }
