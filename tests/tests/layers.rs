@@ -16,6 +16,7 @@ const NEVER: &[(&str, &[&str], &str)] = &[
         &[
             "luksmith-luks2",
             "luksmith-keyslot",
+            "luksmith-tpm",
             "luksmith-volume",
             "luksmith-data-path",
             "luksmith-ublk-target",
@@ -31,6 +32,7 @@ const NEVER: &[(&str, &[&str], &str)] = &[
             "luksmith-crypto",
             "luksmith-volume",
             "luksmith-keyslot",
+            "luksmith-tpm",
             "io-uring",
             "nix",
         ],
@@ -39,6 +41,7 @@ const NEVER: &[(&str, &[&str], &str)] = &[
     (
         "luksmith-keyslot",
         &[
+            "luksmith-tpm",
             "luksmith-volume",
             "luksmith-data-path",
             "libublk",
@@ -47,9 +50,15 @@ const NEVER: &[(&str, &[&str], &str)] = &[
         "keyslot plans changes and does no I/O",
     ),
     (
+        "luksmith-tpm",
+        &["luksmith-volume", "luksmith-data-path", "libublk"],
+        "a TPM gives a secret and knows no device",
+    ),
+    (
         "luksmith-volume",
         &[
             "luksmith-keyslot",
+            "luksmith-tpm",
             "luksmith-data-path",
             "libublk",
             "io-uring",
@@ -60,6 +69,7 @@ const NEVER: &[(&str, &[&str], &str)] = &[
         "luksmith-data-path",
         &[
             "luksmith-keyslot",
+            "luksmith-tpm",
             "luksmith-ublk-target",
             "luksmith-nbd-export",
             "libublk",
@@ -68,12 +78,17 @@ const NEVER: &[(&str, &[&str], &str)] = &[
     ),
     (
         "luksmith-ublk-target",
-        &["luksmith-keyslot", "luksmith-nbd-export"],
+        &["luksmith-keyslot", "luksmith-tpm", "luksmith-nbd-export"],
         "the server never sees a passphrase",
     ),
     (
         "luksmith-nbd-export",
-        &["luksmith-keyslot", "luksmith-ublk-target", "libublk"],
+        &[
+            "luksmith-keyslot",
+            "luksmith-tpm",
+            "luksmith-ublk-target",
+            "libublk",
+        ],
         "a front end beside the other",
     ),
 ];
@@ -108,6 +123,9 @@ const SECRET_TYPES: &[&str] = &[
     "IoBuf",
     "Arena",
     "Unlocked",
+    "AuthValue",
+    "SharedSecret",
+    "ParameterKey",
 ];
 
 const LICENCES: &[&str] = &[

@@ -1,0 +1,233 @@
+//! Policies carried out in a session: one command per assertion.
+
+use super::link::{Authorization, Command, Subject, Verb};
+use super::objects::{named, ticket, verb};
+use super::session::Session;
+use super::{NONE, Native, OWNER};
+use crate::code::Code;
+use crate::error::TpmError;
+use crate::hash::{Digest, HashAlg};
+use crate::pcr::PcrSelection;
+use crate::policy::{
+    Assertion, NvReader, Policy, Signature, SignedPolicy, check_branches, to_be_signed,
+};
+use crate::transport::Transport;
+use crate::wire::{NvPublic, Writer};
+
+const POLICY_NV: Verb = verb("TPM2_PolicyNV", 0x149);
+const LOAD_EXTERNAL: Verb = verb("TPM2_LoadExternal", 0x167);
+const POLICY_AUTHORIZE: Verb = verb("TPM2_PolicyAuthorize", 0x16A);
+const POLICY_AUTH_VALUE: Verb = verb("TPM2_PolicyAuthValue", 0x16B);
+const POLICY_OR: Verb = verb("TPM2_PolicyOR", 0x171);
+const VERIFY_SIGNATURE: Verb = verb("TPM2_VerifySignature", 0x177);
+const POLICY_PCR: Verb = verb("TPM2_PolicyPCR", 0x17F);
+const POLICY_GET_DIGEST: Verb = verb("TPM2_PolicyGetDigest", 0x189);
+const POLICY_AUTHORIZE_NV: Verb = verb("TPM2_PolicyAuthorizeNV", 0x192);
+
+/// Tag of a ticket that says "this signature was verified" (`TPM_ST_VERIFIED`).
+const VERIFIED: u16 = 0x8022;
+
+impl<T: Transport> Native<T> {
+    /// Carries out a policy from its first assertion to its last.
+    pub(super) fn carry_out(
+        &mut self,
+        policy: &Policy,
+        session: &mut Session,
+    ) -> Result<(), TpmError> {
+        for assertion in policy.assertions() {
+            match assertion {
+                Assertion::Pcrs { selection, values } => {
+                    self.assert_pcrs(session, selection, values.as_ref())?;
+                }
+                Assertion::AuthValue => {
+                    self.assert(session, POLICY_AUTH_VALUE, Writer::new())?;
+                    session.proves_auth_value = true;
+                }
+                Assertion::Or(branches) => self.assert_or(session, branches)?,
+                Assertion::Signed(signed) => self.assert_signed(session, signed)?,
+                Assertion::AuthorizedByNv { index, reader } => {
+                    let nothing = Writer::new();
+                    self.assert_nv(session, POLICY_AUTHORIZE_NV, index, *reader, nothing)?;
+                }
+                Assertion::Nv {
+                    index,
+                    reader,
+                    operand,
+                    comparison,
+                } => {
+                    if operand.len() > usize::from(index.size_bytes) {
+                        return Err(TpmError::Misuse {
+                            what: "an operand longer than its NV index",
+                        });
+                    }
+                    let parameters = Writer::new().sized(operand).u16(0).u16(comparison.id());
+                    self.assert_nv(session, POLICY_NV, index, *reader, parameters)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The digest of what was asserted so far.
+    pub(super) fn policy_digest(&mut self, session: &Session) -> Result<Digest, TpmError> {
+        let subjects = vec![Subject::plain(session.handle)];
+        let command = Command::new(POLICY_GET_DIGEST, subjects, Writer::new());
+        let answer = self.link.run(command)?;
+        let mut reader = answer.reader();
+        let digest = Digest::from_slice(reader.sized()?).ok_or(reader.fail())?;
+        reader.end()?;
+        Ok(digest)
+    }
+
+    fn assert(
+        &mut self,
+        session: &Session,
+        verb: Verb,
+        parameters: Writer,
+    ) -> Result<(), TpmError> {
+        let command = Command::new(verb, vec![Subject::plain(session.handle)], parameters);
+        Ok(self.link.run(command)?.reader().end()?)
+    }
+
+    fn assert_pcrs(
+        &mut self,
+        session: &Session,
+        selection: &PcrSelection,
+        values: Option<&Digest>,
+    ) -> Result<(), TpmError> {
+        let parameters = Writer::new()
+            .sized(values.map_or(&[][..], |digest| &digest.0))
+            .bytes(&selection.to_bytes());
+        self.assert(session, POLICY_PCR, parameters)
+            .map_err(|error| {
+                let pcrs: Vec<String> = selection.pcrs().map(|pcr| pcr.to_string()).collect();
+                mismatch(error, || {
+                    format!("PCR {} have other values", pcrs.join("+"))
+                })
+            })
+    }
+
+    fn assert_or(&mut self, session: &Session, branches: &[Digest]) -> Result<(), TpmError> {
+        check_branches(branches)?;
+        let count = u32::try_from(branches.len()).expect("at most 8");
+        let parameters = branches
+            .iter()
+            .fold(Writer::new().u32(count), |list, branch| {
+                list.sized(&branch.0)
+            });
+        self.assert(session, POLICY_OR, parameters)
+            .map_err(|error| mismatch(error, || "none of the alternatives holds".to_owned()))
+    }
+
+    fn assert_signed(&mut self, session: &Session, signed: &SignedPolicy) -> Result<(), TpmError> {
+        let approved = self.policy_digest(session)?;
+        let ticket = match &signed.signature {
+            Some(signature) => self.verify(signed, signature, &approved)?,
+            // Only a trial session takes this; any other says that the ticket is none.
+            None => Writer::new().u16(VERIFIED).u32(NONE).sized(&[]).done(),
+        };
+        let parameters = Writer::new()
+            .sized(&approved.0)
+            .sized(&signed.policy_ref)
+            .sized(signed.key.name().as_bytes())
+            .bytes(&ticket);
+        self.assert(session, POLICY_AUTHORIZE, parameters)
+            .map_err(|error| mismatch(error, || "it is not the policy that was signed".to_owned()))
+    }
+
+    /// Lets the TPM verify a signature, and gives its ticket.
+    fn verify(
+        &mut self,
+        signed: &SignedPolicy,
+        signature: &Signature,
+        approved: &Digest,
+    ) -> Result<Vec<u8>, TpmError> {
+        let key = Writer::new()
+            .sized(&[])
+            .sized(signed.key.as_bytes())
+            // A ticket for a key of no hierarchy would be worth nothing.
+            .u32(OWNER);
+        let load = Command::new(LOAD_EXTERNAL, Vec::new(), key).giving_handle();
+        let loaded = self.link.run(load)?;
+        let handle = loaded.handle()?;
+        self.flushing(handle, |native| {
+            let name = signed.key.name();
+            named(loaded.reader(), &name)?;
+            let parameters = Writer::new().sized(&to_be_signed(approved, &signed.policy_ref).0);
+            let parameters = match signature {
+                Signature::RsaSsa(bytes) => parameters
+                    .u16(0x0014)
+                    .u16(HashAlg::Sha256.id())
+                    .sized(bytes),
+                Signature::EcDsa { r, s } => parameters
+                    .u16(0x0018)
+                    .u16(HashAlg::Sha256.id())
+                    .sized(r)
+                    .sized(s),
+            };
+            let subjects = vec![Subject::named(handle, name)];
+            let command = Command::new(VERIFY_SIGNATURE, subjects, parameters);
+            let answer = native
+                .link
+                .run(command)
+                .map_err(|error| match error.code() {
+                    Some(Code::SIGNATURE | Code::VALUE | 0x095) => TpmError::BadSignature,
+                    _ => error,
+                })?;
+            let mut reader = answer.reader();
+            let whole = reader.clone().rest().to_vec();
+            ticket(&mut reader)?;
+            reader.end()?;
+            Ok(whole)
+        })
+    }
+
+    fn assert_nv(
+        &mut self,
+        session: &Session,
+        verb: Verb,
+        index: &NvPublic,
+        reader: NvReader,
+        parameters: Writer,
+    ) -> Result<(), TpmError> {
+        let there = self.read_nv_public(index.index)?;
+        if there.name() != index.name() {
+            return Err(TpmError::PolicyMismatch {
+                detail: format!("NV index {:#010x} is another one", index.index),
+            });
+        }
+        let nv = Subject::named(index.index, index.name());
+        let policy = Subject::plain(session.handle);
+        let detail = || format!("the contents of NV index {:#010x}", index.index);
+        match reader {
+            NvReader::Owner => self.by_owner(None, |native, authorization| {
+                let subjects = vec![Subject::plain(OWNER), nv, policy];
+                let command = Command::new(verb, subjects, parameters).by(authorization);
+                let answer = native.link.run(command);
+                Ok(answer
+                    .map_err(|error| mismatch(error, detail))?
+                    .reader()
+                    .end()?)
+            }),
+            NvReader::Index => {
+                let command = Command::new(verb, vec![nv.clone(), nv, policy], parameters)
+                    .by(Authorization::Empty);
+                let answer = self.link.run(command);
+                Ok(answer
+                    .map_err(|error| mismatch(error, detail))?
+                    .reader()
+                    .end()?)
+            }
+        }
+    }
+}
+
+/// Gives the refusal of an assertion its meaning.
+fn mismatch(error: TpmError, detail: impl FnOnce() -> String) -> TpmError {
+    match error.code() {
+        Some(Code::VALUE | Code::POLICY | Code::POLICY_FAIL) => {
+            TpmError::PolicyMismatch { detail: detail() }
+        }
+        _ => error,
+    }
+}
