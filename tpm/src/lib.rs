@@ -50,7 +50,7 @@ pub use auth::{AuthValue, MAX_AUTH_BYTES};
 pub use code::Code;
 pub use error::TpmError;
 pub use hash::{Digest, HashAlg};
-pub use native::Native;
+pub use native::{Native, seal_offline};
 pub use pcr::{PCRS, PcrSelection, PcrValues};
 pub use policy::{Assertion, Policy};
 pub use tpm::{

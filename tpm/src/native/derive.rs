@@ -109,6 +109,15 @@ impl ParameterKey {
         .map(Self)
     }
 
+    /// A key of 16 bytes with a start value of zero, as the protection of an object has it.
+    pub(crate) fn of_object(key: &SecretBytes) -> Result<Self, CryptoError> {
+        SecretBytes::init_with(2 * BLOCK_BYTES, |both| {
+            both[..BLOCK_BYTES].copy_from_slice(key.expose());
+            Ok(())
+        })
+        .map(Self)
+    }
+
     /// Encrypts in place (CFB with whole blocks).
     pub(crate) fn encrypt(&self, bytes: &mut [u8]) {
         self.run(bytes, |register, chunk| {

@@ -8,10 +8,13 @@ mod derive;
 mod link;
 mod nv;
 mod objects;
+mod offline;
 mod policy;
 mod salt;
 mod session;
 mod state;
+
+pub use self::offline::seal_offline;
 
 use luksmith_crypto::{SecretBytes, random};
 

@@ -6,6 +6,7 @@ mod support;
 mod hostile;
 mod lockout;
 mod nv;
+mod offline;
 mod policies;
 mod sealing;
 mod ways;
@@ -46,6 +47,8 @@ claims! {
         another_tpm_is_told_from_a_damaged_secret
         legacy_primaries_are_made_anew_each_time
         nonsense_is_refused;
+    offline:
+        what_was_sealed_elsewhere_opens_here_and_nowhere_else;
     policies:
         digests_are_those_of_the_tpm
         a_signed_policy_opens_and_an_unsigned_one_does_not

@@ -1,0 +1,8 @@
+//! Structures as a token holds them: refused, or they come back the same.
+#![no_main]
+
+#[path = "../../tests/entries/mod.rs"]
+#[expect(dead_code, reason = "the other target uses the rest")]
+mod entries;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| entries::structures(data));

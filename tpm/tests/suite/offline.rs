@@ -1,0 +1,63 @@
+//! Sealing without the TPM.
+
+use luksmith_tpm::{Lock, StorageKey, TpmError, seal_offline};
+
+use crate::Opener;
+use crate::sealing::{current, open_policy};
+use crate::support::{Swtpm, auth, secret};
+
+const SECRET: &[u8] = b"thirty-two bytes, quite a secret";
+
+pub(crate) fn what_was_sealed_elsewhere_opens_here_and_nowhere_else(open: Opener) {
+    let swtpm = Swtpm::new();
+    let (root, sealed, plain) = {
+        let mut tpm = open(&swtpm);
+        let root = tpm.storage_root().unwrap();
+        let StorageKey::Persistent {
+            public: Some(public),
+            ..
+        } = &root
+        else {
+            panic!("the storage root is persistent and was read");
+        };
+        let pin = auth(b"1234");
+        let mut lock = Lock {
+            policy: current(&mut *tpm, true).digest().unwrap(),
+            auth: Some(&pin),
+            counts_tries: true,
+        };
+        let sealed = seal_offline(public, &secret(SECRET), &lock).unwrap();
+        lock = Lock {
+            policy: current(&mut *tpm, false).digest().unwrap(),
+            auth: None,
+            counts_tries: false,
+        };
+        let plain = seal_offline(public, &secret(&[1]), &lock).unwrap();
+        (root, sealed, plain)
+    };
+    {
+        let mut tpm = open(&swtpm);
+        let back = tpm.unseal(&root, &sealed, &open_policy(true), Some(&auth(b"1234")));
+        assert_eq!(back.unwrap().expose(), SECRET);
+        let told = tpm.unseal(&root, &sealed, &open_policy(true), Some(&auth(b"4321")));
+        assert!(matches!(told, Err(TpmError::WrongPin { counted: true })));
+        let back = tpm.unseal(&root, &plain, &open_policy(false), None);
+        assert_eq!(back.unwrap().expose(), [1]);
+        for at in [5, 33, 34, 60, 100] {
+            let mut damaged = sealed.clone();
+            damaged.private[at] ^= 1;
+            let told = tpm.unseal(&root, &damaged, &open_policy(true), None);
+            assert!(matches!(told, Err(TpmError::Damaged { .. })), "byte {at}");
+        }
+        let mut damaged = sealed.clone();
+        damaged.seed.as_mut().unwrap()[40] ^= 1;
+        let told = tpm.unseal(&root, &damaged, &open_policy(true), None);
+        assert!(matches!(told, Err(TpmError::Damaged { .. })), "seed");
+    }
+    assert_eq!(swtpm.left_behind(), []);
+    let other = Swtpm::new();
+    let mut tpm = open(&other);
+    let own = tpm.storage_root().unwrap();
+    let told = tpm.unseal(&own, &sealed, &open_policy(true), None);
+    assert!(matches!(told, Err(TpmError::Damaged { .. })));
+}
