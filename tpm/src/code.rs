@@ -43,6 +43,8 @@ impl Code {
     pub const AUTH_FAIL: u32 = 0x08E;
     /// `TPM_RC_SIGNATURE`.
     pub const SIGNATURE: u32 = 0x09B;
+    /// `TPM_RC_SIZE`.
+    pub const SIZE: u32 = 0x095;
     /// `TPM_RC_POLICY_FAIL`: the policy that was carried out is not that of the object.
     pub const POLICY_FAIL: u32 = 0x09D;
     /// `TPM_RC_INTEGRITY`: an object of another TPM, or a damaged one.

@@ -37,10 +37,14 @@ mod address;
 mod auth;
 mod code;
 mod error;
+#[cfg(feature = "esapi")]
+mod esapi;
 mod hash;
+mod meaning;
 mod native;
 mod pcr;
 pub mod policy;
+mod template;
 mod tpm;
 pub mod transport;
 pub mod wire;
@@ -49,6 +53,8 @@ pub use address::Address;
 pub use auth::{AuthValue, MAX_AUTH_BYTES};
 pub use code::Code;
 pub use error::TpmError;
+#[cfg(feature = "esapi")]
+pub use esapi::Esapi;
 pub use hash::{Digest, HashAlg};
 pub use native::{Native, seal_offline};
 pub use pcr::{PCRS, PcrSelection, PcrValues};

@@ -23,9 +23,9 @@ use self::link::{Authorization, Command, Link, Subject, Verb};
 use self::session::{NONCE_BYTES, Session, SessionKind};
 use crate::address::Address;
 use crate::auth::AuthValue;
-use crate::code::Code;
 use crate::error::TpmError;
 use crate::hash::{Digest, HashAlg};
+use crate::meaning::owner_error;
 use crate::pcr::{PcrSelection, PcrValues};
 use crate::policy::Policy;
 use crate::tpm::{Facts, Lock, Lockout, LockoutRules, NvAuth, NvLock, Sealed, StorageKey, Tpm};
@@ -212,16 +212,6 @@ impl<T: Transport> Native<T> {
             }
             done => done,
         }
-    }
-}
-
-/// A wrong authorization where the owner's was used.
-fn owner_error(error: TpmError) -> TpmError {
-    match error.code() {
-        Some(Code::AUTH_FAIL | Code::BAD_AUTH) => TpmError::HierarchyAuth {
-            what: "owner authorization",
-        },
-        _ => error,
     }
 }
 

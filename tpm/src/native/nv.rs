@@ -10,8 +10,8 @@ use super::objects::verb;
 use super::session::SessionKind;
 use super::{Native, OWNER};
 use crate::auth::AuthValue;
-use crate::code::Code;
 use crate::error::TpmError;
+use crate::meaning::index_error;
 use crate::tpm::{NvAuth, NvLock};
 use crate::transport::Transport;
 use crate::wire::{NvAttributes, NvPublic, Writer};
@@ -215,33 +215,5 @@ impl<T: Transport> Native<T> {
         });
         self.owner = owner;
         done.map_err(|error| index_error(index, by, error))
-    }
-}
-
-/// What a refusal means where an index is used.
-fn index_error(index: u32, by: &NvAuth<'_>, error: TpmError) -> TpmError {
-    let TpmError::Refused { code, .. } = error else {
-        return error;
-    };
-    match code.base() {
-        Code::HANDLE => TpmError::NoSuchIndex { index },
-        Code::NV_LOCKED
-        | Code::NV_AUTHORIZATION
-        | Code::NV_UNINITIALIZED
-        | Code::NV_DEFINED
-        | Code::AUTH_UNAVAILABLE
-        | Code::ATTRIBUTES => TpmError::IndexRefused { index, code },
-        Code::POLICY_FAIL | Code::POLICY => TpmError::PolicyMismatch {
-            detail: format!("of NV index {index:#010x}"),
-        },
-        Code::AUTH_FAIL | Code::BAD_AUTH => match by {
-            NvAuth::Owner => TpmError::HierarchyAuth {
-                what: "owner authorization",
-            },
-            _ => TpmError::WrongPin {
-                counted: code.base() == Code::AUTH_FAIL,
-            },
-        },
-        _ => error,
     }
 }

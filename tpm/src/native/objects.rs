@@ -8,10 +8,12 @@ use super::{Loaded, MAX_PCR_CHANGES, Native, OWNER};
 use crate::auth::AuthValue;
 use crate::code::Code;
 use crate::error::TpmError;
+use crate::meaning::{object_error, parent_error, unseal_error};
 use crate::policy::Policy;
-use crate::tpm::{Lock, MAX_SEALED_BYTES, PrimaryTemplate, SRK_HANDLE, Sealed, StorageKey};
+use crate::template;
+use crate::tpm::{Lock, MAX_SEALED_BYTES, SRK_HANDLE, Sealed, StorageKey};
 use crate::transport::Transport;
-use crate::wire::{Attributes, KeyKind, NULL, Name, Public, Reader, WireError, Writer};
+use crate::wire::{KeyKind, NULL, Name, Public, Reader, WireError, Writer};
 
 const READ_PUBLIC: Verb = verb("TPM2_ReadPublic", 0x173);
 const CREATE_PRIMARY: Verb = verb("TPM2_CreatePrimary", 0x131);
@@ -25,13 +27,6 @@ pub(super) const fn verb(name: &'static str, code: u32) -> Verb {
     Verb { name, code }
 }
 
-/// A storage key without a policy whose secret part the TPM makes.
-const STORAGE: Attributes = Attributes::FIXED_TPM
-    .with(Attributes::FIXED_PARENT)
-    .with(Attributes::SENSITIVE_DATA_ORIGIN)
-    .with(Attributes::USER_WITH_AUTH)
-    .with(Attributes::RESTRICTED)
-    .with(Attributes::DECRYPT);
 /// Longest private part that is read, in bytes.
 const MAX_PRIVATE_BYTES: usize = 1024;
 
@@ -55,13 +50,7 @@ impl<T: Transport> Native<T> {
                 let key = storage_key(*handle, public)?;
                 work(self, &key)
             }
-            StorageKey::Primary(template) => {
-                let template = match template {
-                    PrimaryTemplate::LegacyEcc => Public::ecc_storage_template(STORAGE),
-                    PrimaryTemplate::LegacyRsa => Public::rsa_storage_template(STORAGE),
-                };
-                self.with_primary(&template, work)
-            }
+            StorageKey::Primary(template) => self.with_primary(&template::primary(*template), work),
         }
     }
 
@@ -74,13 +63,10 @@ impl<T: Transport> Native<T> {
                     detail: "no storage root key".to_owned(),
                 });
             }
-            None => {
-                let template = Public::ecc_storage_template(STORAGE.with(Attributes::NO_DA));
-                self.with_primary(&template, |native, key| {
-                    native.keep(key)?;
-                    Ok(key.public.clone())
-                })?
-            }
+            None => self.with_primary(&template::storage_root(), |native, key| {
+                native.keep(key)?;
+                Ok(key.public.clone())
+            })?,
         };
         if self
             .root
@@ -168,11 +154,7 @@ impl<T: Transport> Native<T> {
                 what: "sealing nothing, or more than 128 bytes",
             });
         }
-        let template = template(
-            Attributes::FIXED_TPM.with(Attributes::FIXED_PARENT),
-            lock,
-            &[],
-        );
+        let template = template::sealed_here(lock);
         let sensitive = sensitive(lock.auth, secret)?;
         let parameters = Writer::new().sized(template.as_bytes()).sized(&[]).u32(0);
         self.with_session(SessionKind::Hmac, Some(key), |native, session| {
@@ -310,16 +292,6 @@ fn storage_key(handle: u32, public: Public) -> Result<Loaded, TpmError> {
     }
 }
 
-/// The public area of sealed data.
-pub(crate) fn template(attributes: Attributes, lock: &Lock<'_>, unique: &[u8]) -> Public {
-    let attributes = if lock.counts_tries {
-        attributes
-    } else {
-        attributes.with(Attributes::NO_DA)
-    };
-    Public::sealed(attributes, &lock.policy.0, unique)
-}
-
 /// The contents of a `TPM2B_SENSITIVE_CREATE`: authorization value and data.
 fn sensitive(auth: Option<&AuthValue>, data: &SecretBytes) -> Result<SecretBytes, CryptoError> {
     let auth = auth.map_or(&[][..], AuthValue::expose);
@@ -361,41 +333,5 @@ pub(super) fn named(mut reader: Reader<'_>, expected: &Name) -> Result<(), TpmEr
         Err(TpmError::Garbage {
             what: "name of a loaded object",
         })
-    }
-}
-
-fn parent_error(error: TpmError) -> TpmError {
-    match error.code() {
-        Some(Code::AUTH_FAIL | Code::BAD_AUTH) => TpmError::HierarchyAuth {
-            what: "storage key's authorization",
-        },
-        _ => error,
-    }
-}
-
-/// Why an object could not be loaded or imported under a key.
-fn object_error(under: &StorageKey, error: TpmError) -> TpmError {
-    match (error.code(), under) {
-        // The name of a persistent key was compared before, so it is the object.
-        (Some(Code::INTEGRITY), StorageKey::Primary(_)) => TpmError::WrongTpm {
-            detail: "it did not seal this secret".to_owned(),
-        },
-        (Some(Code::AUTH_FAIL | Code::BAD_AUTH), _) => parent_error(error),
-        // Any other complaint about a parameter is about what was in the token.
-        (Some(code), _) if code & 0x80 != 0 => TpmError::Damaged {
-            what: format!("sealed secret ({error})"),
-        },
-        _ => error,
-    }
-}
-
-fn unseal_error(error: TpmError) -> TpmError {
-    match error.code() {
-        Some(Code::AUTH_FAIL) => TpmError::WrongPin { counted: true },
-        Some(Code::BAD_AUTH) => TpmError::WrongPin { counted: false },
-        Some(Code::POLICY_FAIL | Code::POLICY) => TpmError::PolicyMismatch {
-            detail: "the TPM says so".to_owned(),
-        },
-        _ => error,
     }
 }

@@ -6,10 +6,10 @@ use luksmith_crypto::{CryptoError, SecretBytes};
 use sha2::{Digest as _, Sha256};
 
 use super::derive::{DIGEST_BYTES, ParameterKey, hmac, kdf_a};
-use super::objects::template;
 use super::salt::share;
 use crate::auth::AuthValue;
 use crate::error::TpmError;
+use crate::template;
 use crate::tpm::{Lock, MAX_SEALED_BYTES, Sealed};
 use crate::wire::{Attributes, Public, Writer};
 
@@ -44,7 +44,7 @@ pub fn seal_offline(
         .chain_update(blinding.expose())
         .chain_update(secret.expose())
         .finalize();
-    let public = template(Attributes(0), lock, &unique);
+    let public = template::sealed(Attributes(0), lock, &unique);
     let seed = share(key, "DUPLICATE")?;
     let name = public.name();
     let encrypted = {

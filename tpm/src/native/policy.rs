@@ -4,9 +4,9 @@ use super::link::{Authorization, Command, Subject, Verb};
 use super::objects::{named, ticket, verb};
 use super::session::Session;
 use super::{NONE, Native, OWNER};
-use crate::code::Code;
 use crate::error::TpmError;
 use crate::hash::{Digest, HashAlg};
+use crate::meaning::{mismatch, signature_error};
 use crate::pcr::PcrSelection;
 use crate::policy::{
     Assertion, NvReader, Policy, Signature, SignedPolicy, check_branches, to_be_signed,
@@ -167,13 +167,7 @@ impl<T: Transport> Native<T> {
             };
             let subjects = vec![Subject::named(handle, name)];
             let command = Command::new(VERIFY_SIGNATURE, subjects, parameters);
-            let answer = native
-                .link
-                .run(command)
-                .map_err(|error| match error.code() {
-                    Some(Code::SIGNATURE | Code::VALUE | 0x095) => TpmError::BadSignature,
-                    _ => error,
-                })?;
+            let answer = native.link.run(command).map_err(signature_error)?;
             let mut reader = answer.reader();
             let whole = reader.clone().rest().to_vec();
             ticket(&mut reader)?;
@@ -219,15 +213,5 @@ impl<T: Transport> Native<T> {
                     .end()?)
             }
         }
-    }
-}
-
-/// Gives the refusal of an assertion its meaning.
-fn mismatch(error: TpmError, detail: impl FnOnce() -> String) -> TpmError {
-    match error.code() {
-        Some(Code::VALUE | Code::POLICY | Code::POLICY_FAIL) => {
-            TpmError::PolicyMismatch { detail: detail() }
-        }
-        _ => error,
     }
 }

@@ -5,9 +5,9 @@ use super::objects::verb;
 use super::session::SessionKind;
 use super::{LOCKOUT, MAX_PCR_CHANGES, Native};
 use crate::auth::AuthValue;
-use crate::code::Code;
 use crate::error::TpmError;
 use crate::hash::HashAlg;
+use crate::meaning::lockout_error;
 use crate::pcr::{PCRS, PcrSelection, PcrValues, read_selections};
 use crate::tpm::{Facts, Lockout, LockoutRules};
 use crate::transport::Transport;
@@ -187,13 +187,7 @@ impl<T: Transport> Native<T> {
                 })
             }
         };
-        let answer = answer.map_err(|error| match error.code() {
-            Some(Code::AUTH_FAIL | Code::BAD_AUTH) => TpmError::HierarchyAuth {
-                what: "lockout authorization",
-            },
-            _ => error,
-        })?;
-        Ok(answer.reader().end()?)
+        Ok(answer.map_err(lockout_error)?.reader().end()?)
     }
 
     fn property(&mut self, number: u32) -> Result<u32, TpmError> {

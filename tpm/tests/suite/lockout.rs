@@ -2,15 +2,15 @@
 
 use luksmith_tpm::{LockoutRules, NvAuth, TpmError};
 
-use crate::Opener;
+use crate::BackEnd;
 use crate::nv::{INDEX, index};
-use crate::support::{Swtpm, auth};
+use crate::support::auth;
 use luksmith_tpm::wire::NvAttributes;
 
-pub(crate) fn the_rules_can_be_set_and_tries_forgotten(open: Opener) {
-    let swtpm = Swtpm::new();
+pub(crate) fn the_rules_can_be_set_and_tries_forgotten(back_end: BackEnd) {
+    let swtpm = back_end.swtpm();
     {
-        let mut tpm = open(&swtpm);
+        let mut tpm = back_end.connect(&swtpm);
         let rules = LockoutRules {
             max_tries: 5,
             forget_one_after_s: 600,

@@ -9,60 +9,94 @@ mod nv;
 mod offline;
 mod policies;
 mod sealing;
+#[cfg(feature = "esapi")]
+mod second;
 mod ways;
 
 use luksmith_tpm::{Native, Tpm};
 use support::Swtpm;
 
-/// A back end, connected to a TPM.
-type Opener = fn(&Swtpm) -> Box<dyn Tpm>;
-
-fn native(tpm: &Swtpm) -> Box<dyn Tpm> {
-    Box::new(Native::over(tpm.connect()))
+/// A back end, and the kind of TPM that it can reach.
+#[derive(Clone, Copy)]
+struct BackEnd {
+    swtpm: fn() -> Swtpm,
+    connect: fn(&Swtpm) -> Box<dyn Tpm>,
 }
+
+impl BackEnd {
+    /// A new TPM.
+    fn swtpm(self) -> Swtpm {
+        (self.swtpm)()
+    }
+
+    /// Connects; a TPM serves one at a time.
+    fn connect(self, swtpm: &Swtpm) -> Box<dyn Tpm> {
+        (self.connect)(swtpm)
+    }
+}
+
+const NATIVE: BackEnd = BackEnd {
+    swtpm: Swtpm::new,
+    connect: |swtpm| Box::new(Native::over(swtpm.connect())),
+};
+
+#[cfg(feature = "esapi")]
+const ESAPI: BackEnd = BackEnd {
+    swtpm: Swtpm::on_tcp,
+    connect: |swtpm| Box::new(luksmith_tpm::Esapi::open(&swtpm.address()).expect("a TPM")),
+};
 
 /// One test for each claim and back end.
 macro_rules! claims {
-    ($($file:ident: $($claim:ident)*;)*) => {
+    (
+        both { $($file:ident: $($claim:ident)*;)* }
+        native { $($native_file:ident: $($native_claim:ident)*;)* }
+    ) => {
         mod on_native {
-            $($(
-                #[test]
-                fn $claim() {
-                    super::$file::$claim(super::native);
-                }
-            )*)*
+            $($(#[test] fn $claim() { super::$file::$claim(super::NATIVE); })*)*
+            $($(#[test] fn $native_claim() { super::$native_file::$native_claim(super::NATIVE); })*)*
+        }
+        #[cfg(feature = "esapi")]
+        mod on_esapi {
+            $($(#[test] fn $claim() { super::$file::$claim(super::ESAPI); })*)*
         }
     };
 }
 
 claims! {
-    sealing:
-        what_is_sealed_comes_back
-        the_storage_root_is_made_once_and_stays
-        a_changed_pcr_closes_it_and_tells_why
-        a_pin_opens_and_wrong_ones_count
-        a_lockout_tells_its_time_and_leaves_slots_without_pin_open
-        a_wrong_machine_state_costs_no_try
-        a_policy_that_is_not_that_of_the_secret_is_refused_before_the_pin_is_used
-        another_tpm_is_told_from_a_damaged_secret
-        legacy_primaries_are_made_anew_each_time
-        nonsense_is_refused;
-    offline:
-        what_was_sealed_elsewhere_opens_here_and_nowhere_else;
-    policies:
-        digests_are_those_of_the_tpm
-        a_signed_policy_opens_and_an_unsigned_one_does_not
-        another_alternative_opens_too
-        rewriting_an_index_changes_what_opens
-        a_counter_ends_what_was_sealed_before_it_moved
-        an_index_of_the_same_number_is_not_the_same_index;
-    nv:
-        contents_are_read_as_they_were_written
-        a_policy_guards_an_index
-        a_read_lock_holds_until_the_next_start
-        a_write_lock_holds_until_the_next_start
-        what_is_not_there_or_not_allowed_is_told_apart
-        long_contents_go_in_parts;
-    lockout:
-        the_rules_can_be_set_and_tries_forgotten;
+    both {
+        sealing:
+            what_is_sealed_comes_back
+            the_storage_root_is_made_once_and_stays
+            a_changed_pcr_closes_it_and_tells_why
+            a_pin_opens_and_wrong_ones_count
+            a_lockout_tells_its_time_and_leaves_slots_without_pin_open
+            a_wrong_machine_state_costs_no_try
+            a_policy_that_is_not_that_of_the_secret_is_refused_before_the_pin_is_used
+            another_tpm_is_told_from_a_damaged_secret
+            legacy_primaries_are_made_anew_each_time
+            nonsense_is_refused;
+        offline:
+            what_was_sealed_elsewhere_opens_here_and_nowhere_else;
+        policies:
+            digests_are_those_of_the_tpm
+            a_signed_policy_opens_and_an_unsigned_one_does_not
+            another_alternative_opens_too;
+        nv:
+            contents_are_read_as_they_were_written
+            a_policy_guards_an_index
+            what_is_not_there_or_not_allowed_is_told_apart
+            long_contents_go_in_parts;
+    }
+    native {
+        policies:
+            rewriting_an_index_changes_what_opens
+            a_counter_ends_what_was_sealed_before_it_moved
+            an_index_of_the_same_number_is_not_the_same_index;
+        nv:
+            a_read_lock_holds_until_the_next_start
+            a_write_lock_holds_until_the_next_start;
+        lockout:
+            the_rules_can_be_set_and_tries_forgotten;
+    }
 }

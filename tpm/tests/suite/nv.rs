@@ -3,8 +3,8 @@
 use luksmith_tpm::wire::{NvAttributes, NvPublic};
 use luksmith_tpm::{Assertion, NvAuth, NvLock, Policy, TpmError};
 
-use crate::Opener;
-use crate::support::{Swtpm, auth, secret};
+use crate::BackEnd;
+use crate::support::{auth, secret};
 
 pub(crate) const INDEX: u32 = 0x0180_0042;
 
@@ -20,10 +20,10 @@ pub(crate) fn index(attributes: NvAttributes, size_bytes: u16, policy: &[u8]) ->
 
 const BY_AUTH: NvAttributes = NvAttributes::AUTH_READ.with(NvAttributes::AUTH_WRITE);
 
-pub(crate) fn contents_are_read_as_they_were_written(open: Opener) {
-    let swtpm = Swtpm::new();
+pub(crate) fn contents_are_read_as_they_were_written(back_end: BackEnd) {
+    let swtpm = back_end.swtpm();
     {
-        let mut tpm = open(&swtpm);
+        let mut tpm = back_end.connect(&swtpm);
         let pin = auth(b"pin of the index");
         for (by, attributes) in [
             (NvAuth::Index(Some(&pin)), BY_AUTH),
@@ -50,10 +50,10 @@ pub(crate) fn contents_are_read_as_they_were_written(open: Opener) {
     assert_eq!(swtpm.left_behind(), []);
 }
 
-pub(crate) fn a_policy_guards_an_index(open: Opener) {
-    let swtpm = Swtpm::new();
+pub(crate) fn a_policy_guards_an_index(back_end: BackEnd) {
+    let swtpm = back_end.swtpm();
     {
-        let mut tpm = open(&swtpm);
+        let mut tpm = back_end.connect(&swtpm);
         let policy = Policy::new(vec![Assertion::AuthValue]);
         let pin = auth(b"write secret");
         let wrong = auth(b"wrong");
@@ -94,15 +94,15 @@ pub(crate) fn a_policy_guards_an_index(open: Opener) {
     assert_eq!(swtpm.left_behind(), []);
 }
 
-pub(crate) fn a_read_lock_holds_until_the_next_start(open: Opener) {
-    let mut swtpm = Swtpm::new();
+pub(crate) fn a_read_lock_holds_until_the_next_start(back_end: BackEnd) {
+    let mut swtpm = back_end.swtpm();
     let policy = Policy::default();
     let by = NvAuth::Policy {
         policy: &policy,
         auth: None,
     };
     {
-        let mut tpm = open(&swtpm);
+        let mut tpm = back_end.connect(&swtpm);
         let attributes = NvAttributes::POLICY_READ
             .with(NvAttributes::POLICY_WRITE)
             .with(NvAttributes::READ_STCLEAR);
@@ -124,15 +124,15 @@ pub(crate) fn a_read_lock_holds_until_the_next_start(open: Opener) {
     }
     assert_eq!(swtpm.left_behind(), []);
     swtpm.restart();
-    let back = open(&swtpm).nv_read(INDEX, &by).unwrap();
+    let back = back_end.connect(&swtpm).nv_read(INDEX, &by).unwrap();
     assert_eq!(back.expose(), b"secret");
 }
 
-pub(crate) fn a_write_lock_holds_until_the_next_start(open: Opener) {
-    let mut swtpm = Swtpm::new();
+pub(crate) fn a_write_lock_holds_until_the_next_start(back_end: BackEnd) {
+    let mut swtpm = back_end.swtpm();
     let by = NvAuth::Index(None);
     {
-        let mut tpm = open(&swtpm);
+        let mut tpm = back_end.connect(&swtpm);
         let attributes = BY_AUTH.with(NvAttributes::WRITE_STCLEAR);
         tpm.nv_define(&index(attributes, 3, &[]), None).unwrap();
         tpm.nv_write(INDEX, &by, &secret(b"one")).unwrap();
@@ -142,15 +142,15 @@ pub(crate) fn a_write_lock_holds_until_the_next_start(open: Opener) {
         assert_eq!(tpm.nv_read(INDEX, &by).unwrap().expose(), b"one");
     }
     swtpm.restart();
-    let mut tpm = open(&swtpm);
+    let mut tpm = back_end.connect(&swtpm);
     tpm.nv_write(INDEX, &by, &secret(b"two")).unwrap();
     assert_eq!(tpm.nv_read(INDEX, &by).unwrap().expose(), b"two");
 }
 
-pub(crate) fn what_is_not_there_or_not_allowed_is_told_apart(open: Opener) {
-    let swtpm = Swtpm::new();
+pub(crate) fn what_is_not_there_or_not_allowed_is_told_apart(back_end: BackEnd) {
+    let swtpm = back_end.swtpm();
     {
-        let mut tpm = open(&swtpm);
+        let mut tpm = back_end.connect(&swtpm);
         let by = NvAuth::Index(None);
         let told = tpm.nv_public(INDEX);
         assert!(matches!(told, Err(TpmError::NoSuchIndex { index: INDEX })));
@@ -179,9 +179,9 @@ pub(crate) fn what_is_not_there_or_not_allowed_is_told_apart(open: Opener) {
     assert_eq!(swtpm.left_behind(), []);
 }
 
-pub(crate) fn long_contents_go_in_parts(open: Opener) {
-    let swtpm = Swtpm::new();
-    let mut tpm = open(&swtpm);
+pub(crate) fn long_contents_go_in_parts(back_end: BackEnd) {
+    let swtpm = back_end.swtpm();
+    let mut tpm = back_end.connect(&swtpm);
     tpm.nv_define(&index(BY_AUTH, 1300, &[]), None).unwrap();
     let contents: Vec<u8> = (0..1300_u32)
         .map(|at| at.to_le_bytes()[at as usize % 2])

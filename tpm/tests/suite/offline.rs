@@ -2,16 +2,16 @@
 
 use luksmith_tpm::{Lock, StorageKey, TpmError, seal_offline};
 
-use crate::Opener;
+use crate::BackEnd;
 use crate::sealing::{current, open_policy};
-use crate::support::{Swtpm, auth, secret};
+use crate::support::{auth, secret};
 
 const SECRET: &[u8] = b"thirty-two bytes, quite a secret";
 
-pub(crate) fn what_was_sealed_elsewhere_opens_here_and_nowhere_else(open: Opener) {
-    let swtpm = Swtpm::new();
+pub(crate) fn what_was_sealed_elsewhere_opens_here_and_nowhere_else(back_end: BackEnd) {
+    let swtpm = back_end.swtpm();
     let (root, sealed, plain) = {
-        let mut tpm = open(&swtpm);
+        let mut tpm = back_end.connect(&swtpm);
         let root = tpm.storage_root().unwrap();
         let StorageKey::Persistent {
             public: Some(public),
@@ -36,7 +36,7 @@ pub(crate) fn what_was_sealed_elsewhere_opens_here_and_nowhere_else(open: Opener
         (root, sealed, plain)
     };
     {
-        let mut tpm = open(&swtpm);
+        let mut tpm = back_end.connect(&swtpm);
         let back = tpm.unseal(&root, &sealed, &open_policy(true), Some(&auth(b"1234")));
         assert_eq!(back.unwrap().expose(), SECRET);
         let told = tpm.unseal(&root, &sealed, &open_policy(true), Some(&auth(b"4321")));
@@ -55,8 +55,8 @@ pub(crate) fn what_was_sealed_elsewhere_opens_here_and_nowhere_else(open: Opener
         assert!(matches!(told, Err(TpmError::Damaged { .. })), "seed");
     }
     assert_eq!(swtpm.left_behind(), []);
-    let other = Swtpm::new();
-    let mut tpm = open(&other);
+    let other = back_end.swtpm();
+    let mut tpm = back_end.connect(&other);
     let own = tpm.storage_root().unwrap();
     let told = tpm.unseal(&own, &sealed, &open_policy(true), None);
     assert!(matches!(told, Err(TpmError::Damaged { .. })));

@@ -15,9 +15,9 @@ use openssl::pkey::{PKey, Private};
 use openssl::rsa::Rsa;
 use openssl::sign::Signer;
 
-use crate::Opener;
+use crate::BackEnd;
 use crate::nv::{INDEX, index};
-use crate::support::{Swtpm, secret};
+use crate::support::secret;
 
 const SECRET: &[u8] = b"thirty-two bytes, quite a secret";
 
@@ -129,10 +129,10 @@ impl SigningKey {
     }
 }
 
-pub(crate) fn digests_are_those_of_the_tpm(open: Opener) {
-    let swtpm = Swtpm::new();
+pub(crate) fn digests_are_those_of_the_tpm(back_end: BackEnd) {
+    let swtpm = back_end.swtpm();
     {
-        let mut tpm = open(&swtpm);
+        let mut tpm = back_end.connect(&swtpm);
         let pcrs = now(&mut *tpm);
         let signed = |policy_ref: &[u8]| {
             Assertion::Signed(Box::new(SignedPolicy {
@@ -162,10 +162,10 @@ pub(crate) fn digests_are_those_of_the_tpm(open: Opener) {
     assert_eq!(swtpm.left_behind(), []);
 }
 
-pub(crate) fn a_signed_policy_opens_and_an_unsigned_one_does_not(open: Opener) {
-    let swtpm = Swtpm::new();
+pub(crate) fn a_signed_policy_opens_and_an_unsigned_one_does_not(back_end: BackEnd) {
+    let swtpm = back_end.swtpm();
     {
-        let mut tpm = open(&swtpm);
+        let mut tpm = back_end.connect(&swtpm);
         for key in SigningKey::both() {
             for policy_ref in [&b""[..], b"initrd"] {
                 let approval = |signature| {
@@ -196,9 +196,9 @@ pub(crate) fn a_signed_policy_opens_and_an_unsigned_one_does_not(open: Opener) {
     assert_eq!(swtpm.left_behind(), []);
 }
 
-pub(crate) fn another_alternative_opens_too(open: Opener) {
-    let swtpm = Swtpm::new();
-    let mut tpm = open(&swtpm);
+pub(crate) fn another_alternative_opens_too(back_end: BackEnd) {
+    let swtpm = back_end.swtpm();
+    let mut tpm = back_end.connect(&swtpm);
     let before = digest(&[now(&mut *tpm)]);
     move_on(&mut *tpm);
     let after = digest(&[now(&mut *tpm)]);
@@ -219,10 +219,10 @@ fn entry(digest: &Digest) -> Vec<u8> {
     [&HashAlg::Sha256.id().to_be_bytes()[..], &digest.0].concat()
 }
 
-pub(crate) fn rewriting_an_index_changes_what_opens(open: Opener) {
-    let swtpm = Swtpm::new();
+pub(crate) fn rewriting_an_index_changes_what_opens(back_end: BackEnd) {
+    let swtpm = back_end.swtpm();
     {
-        let mut tpm = open(&swtpm);
+        let mut tpm = back_end.connect(&swtpm);
         let attributes = NvAttributes::AUTH_WRITE
             .with(NvAttributes::AUTH_READ)
             .with(NvAttributes::OWNER_READ)
@@ -256,10 +256,10 @@ pub(crate) fn rewriting_an_index_changes_what_opens(open: Opener) {
     assert_eq!(swtpm.left_behind(), []);
 }
 
-pub(crate) fn a_counter_ends_what_was_sealed_before_it_moved(open: Opener) {
-    let swtpm = Swtpm::new();
+pub(crate) fn a_counter_ends_what_was_sealed_before_it_moved(back_end: BackEnd) {
+    let swtpm = back_end.swtpm();
     {
-        let mut tpm = open(&swtpm);
+        let mut tpm = back_end.connect(&swtpm);
         let attributes = NvAttributes::COUNTER
             .with(NvAttributes::OWNER_WRITE)
             .with(NvAttributes::OWNER_READ)
@@ -302,10 +302,10 @@ pub(crate) fn a_counter_ends_what_was_sealed_before_it_moved(open: Opener) {
     assert_eq!(swtpm.left_behind(), []);
 }
 
-pub(crate) fn an_index_of_the_same_number_is_not_the_same_index(open: Opener) {
-    let swtpm = Swtpm::new();
+pub(crate) fn an_index_of_the_same_number_is_not_the_same_index(back_end: BackEnd) {
+    let swtpm = back_end.swtpm();
     {
-        let mut tpm = open(&swtpm);
+        let mut tpm = back_end.connect(&swtpm);
         let attributes = NvAttributes::AUTH_WRITE
             .with(NvAttributes::AUTH_READ)
             .with(NvAttributes::OWNER_READ);

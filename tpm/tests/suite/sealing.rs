@@ -5,8 +5,8 @@ use luksmith_tpm::{
     StorageKey, Tpm, TpmError,
 };
 
-use crate::Opener;
-use crate::support::{Swtpm, auth, secret};
+use crate::BackEnd;
+use crate::support::{auth, secret};
 
 const SECRET: &[u8] = b"thirty-two bytes, quite a secret";
 
@@ -48,10 +48,10 @@ fn seal(tpm: &mut dyn Tpm, pin: Option<&[u8]>) -> (StorageKey, Sealed) {
     (root, sealed)
 }
 
-pub(crate) fn what_is_sealed_comes_back(open: Opener) {
-    let swtpm = Swtpm::new();
+pub(crate) fn what_is_sealed_comes_back(back_end: BackEnd) {
+    let swtpm = back_end.swtpm();
     {
-        let mut tpm = open(&swtpm);
+        let mut tpm = back_end.connect(&swtpm);
         let facts = tpm.facts().unwrap();
         assert_eq!(facts.manufacturer, "IBM");
         assert!(!facts.owner_auth_set && !facts.lockout_auth_set);
@@ -76,10 +76,10 @@ pub(crate) fn what_is_sealed_comes_back(open: Opener) {
     assert_eq!(swtpm.left_behind(), []);
 }
 
-pub(crate) fn the_storage_root_is_made_once_and_stays(open: Opener) {
-    let mut swtpm = Swtpm::new();
-    let first = open(&swtpm).storage_root().unwrap();
-    let again = open(&swtpm).storage_root().unwrap();
+pub(crate) fn the_storage_root_is_made_once_and_stays(back_end: BackEnd) {
+    let mut swtpm = back_end.swtpm();
+    let first = back_end.connect(&swtpm).storage_root().unwrap();
+    let again = back_end.connect(&swtpm).storage_root().unwrap();
     assert_eq!(first, again);
     let StorageKey::Persistent { handle, public, .. } = &first else {
         panic!("the storage root is persistent");
@@ -88,14 +88,14 @@ pub(crate) fn the_storage_root_is_made_once_and_stays(open: Opener) {
     let public = public.as_ref().expect("its public area was read");
     assert_eq!(public.attributes.0, 0x0003_0472, "the template of the TCG");
     swtpm.restart();
-    assert_eq!(open(&swtpm).storage_root().unwrap(), first);
+    assert_eq!(back_end.connect(&swtpm).storage_root().unwrap(), first);
     assert_eq!(swtpm.left_behind(), []);
 }
 
-pub(crate) fn a_changed_pcr_closes_it_and_tells_why(open: Opener) {
-    let mut swtpm = Swtpm::new();
+pub(crate) fn a_changed_pcr_closes_it_and_tells_why(back_end: BackEnd) {
+    let mut swtpm = back_end.swtpm();
     let (root, sealed, before) = {
-        let mut tpm = open(&swtpm);
+        let mut tpm = back_end.connect(&swtpm);
         let (root, sealed) = seal(&mut *tpm, None);
         let before = current(&mut *tpm, false);
         tpm.extend_pcr(HashAlg::Sha256, 16, &[1; 32]).unwrap();
@@ -110,15 +110,15 @@ pub(crate) fn a_changed_pcr_closes_it_and_tells_why(open: Opener) {
     };
     assert_eq!(swtpm.left_behind(), []);
     swtpm.restart();
-    let mut tpm = open(&swtpm);
+    let mut tpm = back_end.connect(&swtpm);
     let back = tpm.unseal(&root, &sealed, &before, None);
     assert_eq!(back.unwrap().expose(), SECRET, "after a restart");
 }
 
-pub(crate) fn a_pin_opens_and_wrong_ones_count(open: Opener) {
-    let swtpm = Swtpm::new();
+pub(crate) fn a_pin_opens_and_wrong_ones_count(back_end: BackEnd) {
+    let swtpm = back_end.swtpm();
     {
-        let mut tpm = open(&swtpm);
+        let mut tpm = back_end.connect(&swtpm);
         let (root, sealed) = seal(&mut *tpm, Some(b"1234"));
         assert!(sealed.counts_tries());
         let policy = open_policy(true);
@@ -136,10 +136,10 @@ pub(crate) fn a_pin_opens_and_wrong_ones_count(open: Opener) {
     assert_eq!(swtpm.left_behind(), []);
 }
 
-pub(crate) fn a_lockout_tells_its_time_and_leaves_slots_without_pin_open(open: Opener) {
-    let swtpm = Swtpm::new();
+pub(crate) fn a_lockout_tells_its_time_and_leaves_slots_without_pin_open(back_end: BackEnd) {
+    let swtpm = back_end.swtpm();
     {
-        let mut tpm = open(&swtpm);
+        let mut tpm = back_end.connect(&swtpm);
         let (root, with_pin) = seal(&mut *tpm, Some(b"1234"));
         let (_, without) = seal(&mut *tpm, None);
         let rules = tpm.lockout().unwrap().rules;
@@ -162,9 +162,9 @@ pub(crate) fn a_lockout_tells_its_time_and_leaves_slots_without_pin_open(open: O
     assert_eq!(swtpm.left_behind(), []);
 }
 
-pub(crate) fn a_wrong_machine_state_costs_no_try(open: Opener) {
-    let swtpm = Swtpm::new();
-    let mut tpm = open(&swtpm);
+pub(crate) fn a_wrong_machine_state_costs_no_try(back_end: BackEnd) {
+    let swtpm = back_end.swtpm();
+    let mut tpm = back_end.connect(&swtpm);
     let (root, sealed) = seal(&mut *tpm, Some(b"1234"));
     tpm.extend_pcr(HashAlg::Sha256, 16, &[1; 32]).unwrap();
     for pin in [&b"1234"[..], b"4321"] {
@@ -180,10 +180,10 @@ pub(crate) fn a_wrong_machine_state_costs_no_try(open: Opener) {
 }
 
 pub(crate) fn a_policy_that_is_not_that_of_the_secret_is_refused_before_the_pin_is_used(
-    open: Opener,
+    back_end: BackEnd,
 ) {
-    let swtpm = Swtpm::new();
-    let mut tpm = open(&swtpm);
+    let swtpm = back_end.swtpm();
+    let mut tpm = back_end.connect(&swtpm);
     let (root, sealed) = seal(&mut *tpm, Some(b"1234"));
     for policy in [
         Policy::default(),
@@ -196,12 +196,12 @@ pub(crate) fn a_policy_that_is_not_that_of_the_secret_is_refused_before_the_pin_
     assert_eq!(tpm.lockout().unwrap().wrong_tries, 0);
 }
 
-pub(crate) fn another_tpm_is_told_from_a_damaged_secret(open: Opener) {
-    let swtpm = Swtpm::new();
-    let (root, sealed) = seal(&mut *open(&swtpm), None);
-    let other = Swtpm::new();
+pub(crate) fn another_tpm_is_told_from_a_damaged_secret(back_end: BackEnd) {
+    let swtpm = back_end.swtpm();
+    let (root, sealed) = seal(&mut *back_end.connect(&swtpm), None);
+    let other = back_end.swtpm();
     {
-        let mut tpm = open(&other);
+        let mut tpm = back_end.connect(&other);
         let told = tpm.unseal(&root, &sealed, &open_policy(false), None);
         assert!(matches!(told, Err(TpmError::WrongTpm { .. })), "no key");
         tpm.storage_root().unwrap();
@@ -215,7 +215,7 @@ pub(crate) fn another_tpm_is_told_from_a_damaged_secret(open: Opener) {
         );
     }
     assert_eq!(other.left_behind(), []);
-    let mut tpm = open(&swtpm);
+    let mut tpm = back_end.connect(&swtpm);
     for at in 0..sealed.private.len() {
         if at % 16 != 0 {
             continue;
@@ -229,11 +229,11 @@ pub(crate) fn another_tpm_is_told_from_a_damaged_secret(open: Opener) {
     assert_eq!(swtpm.left_behind(), []);
 }
 
-pub(crate) fn legacy_primaries_are_made_anew_each_time(open: Opener) {
-    let swtpm = Swtpm::new();
+pub(crate) fn legacy_primaries_are_made_anew_each_time(back_end: BackEnd) {
+    let swtpm = back_end.swtpm();
     let key = StorageKey::Primary(PrimaryTemplate::LegacyEcc);
     let sealed = {
-        let mut tpm = open(&swtpm);
+        let mut tpm = back_end.connect(&swtpm);
         let lock = Lock {
             policy: current(&mut *tpm, false).digest().unwrap(),
             auth: None,
@@ -242,19 +242,21 @@ pub(crate) fn legacy_primaries_are_made_anew_each_time(open: Opener) {
         tpm.seal(&key, &secret(SECRET), &lock).unwrap()
     };
     assert_eq!(swtpm.left_behind(), []);
-    let mut tpm = open(&swtpm);
+    let mut tpm = back_end.connect(&swtpm);
     let back = tpm.unseal(&key, &sealed, &open_policy(false), None);
     assert_eq!(back.unwrap().expose(), SECRET);
     drop(tpm);
-    let other = Swtpm::new();
-    let told = open(&other).unseal(&key, &sealed, &open_policy(false), None);
+    let other = back_end.swtpm();
+    let told = back_end
+        .connect(&other)
+        .unseal(&key, &sealed, &open_policy(false), None);
     assert!(matches!(told, Err(TpmError::WrongTpm { .. })));
     assert_eq!(other.left_behind(), []);
 }
 
-pub(crate) fn nonsense_is_refused(open: Opener) {
-    let swtpm = Swtpm::new();
-    let mut tpm = open(&swtpm);
+pub(crate) fn nonsense_is_refused(back_end: BackEnd) {
+    let swtpm = back_end.swtpm();
+    let mut tpm = back_end.connect(&swtpm);
     let root = tpm.storage_root().unwrap();
     let lock = Lock {
         policy: Digest::ZERO,

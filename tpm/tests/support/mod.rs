@@ -34,7 +34,7 @@ impl Swtpm {
         }
     }
 
-    /// The same on a TCP port.
+    /// The same on a TCP port, with its control channel on the next.
     pub(crate) fn on_tcp() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         for _ in 0..20 {
@@ -42,6 +42,9 @@ impl Swtpm {
             let free = TcpListener::bind("127.0.0.1:0").expect("a port");
             let port = free.local_addr().expect("its address").port();
             drop(free);
+            if port == u16::MAX || TcpListener::bind(("127.0.0.1", port + 1)).is_err() {
+                continue;
+            }
             let mut child = spawn(&folder, Some(port));
             let begun = Instant::now();
             while child.try_wait().expect("it can be asked").is_none() {
@@ -94,6 +97,8 @@ impl Swtpm {
         self.stop();
         std::fs::remove_file(self.socket()).ok();
         self.child = spawn(&self.folder, self.port);
+        // tpm2-tss does not wait.
+        drop(self.connect());
     }
 
     /// Handles of objects and sessions that nobody flushed.
@@ -133,8 +138,16 @@ fn spawn(folder: &TempDir, port: Option<u16>) -> Child {
         Some(port) => format!("type=tcp,bindaddr=127.0.0.1,port={port}"),
         None => format!("type=unixio,path={folder}/tpm"),
     };
-    Command::new("swtpm")
-        .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
+    let mut command = Command::new("swtpm");
+    command.arg("socket");
+    if let Some(port) = port {
+        let control = port + 1;
+        command
+            .arg("--ctrl")
+            .arg(format!("type=tcp,bindaddr=127.0.0.1,port={control}"));
+    }
+    command
+        .args(["--tpm2", "--flags", "not-need-init,startup-clear"])
         .arg("--tpmstate")
         .arg(format!("dir={folder}"))
         .arg("--server")
