@@ -3,7 +3,7 @@
 use luksmith_crypto::{Hash, KeyDigest, Passphrase, VolumeKey};
 use luksmith_luks2::metadata::{KDF_SALT_BYTES, MAX_KEYSLOTS};
 use luksmith_luks2::{
-    Area, AreaBytes, Change, Header, Metadata, NewDigest, NewKeyslot, Priority, area,
+    Area, AreaBytes, Change, FormatError, Header, Metadata, NewDigest, NewKeyslot, Priority, area,
 };
 
 use crate::error::PlanError;
@@ -62,13 +62,29 @@ pub struct Added {
 /// [`PlanError::ForeignKey`]; no free number; no room in the keyslots area; metadata that do not
 /// fit their area; a reencryption under way.
 pub fn add(header: &Header, key: &VolumeKey, new: &NewSlot<'_>) -> Result<Added, PlanError> {
+    add_with(header, key, new, |metadata, _| Ok(metadata))
+}
+
+/// [`add`] together with another change of the metadata, such as the token that leads to the slot:
+/// both come in one commit, so a power cut never leaves one without the other.
+///
+/// `also` gets the metadata with the slot and the slot's number.
+///
+/// # Errors
+/// As [`add`], and those of `also`.
+pub fn add_with(
+    header: &Header,
+    key: &VolumeKey,
+    new: &NewSlot<'_>,
+    also: impl FnOnce(Metadata, u8) -> Result<Metadata, FormatError>,
+) -> Result<Added, PlanError> {
     let metadata = header.metadata();
     may_change(metadata)?;
     let (digest, _) = digest_of_key(metadata, key.as_secret(), &OpenLimits::own_key())?
         .ok_or(PlanError::ForeignKey)?;
     let slot = free_slot(metadata, new.slot)?;
     let (keyslot, sealed) = prepare(metadata, key, new)?;
-    let after = metadata.with_keyslot(slot, &keyslot, digest)?;
+    let after = also(metadata.with_keyslot(slot, &keyslot, digest)?, slot)?;
     let change = Change::add_slot(header, after, slot, AreaBytes::new(sealed.area))?;
     Ok(Added { change, slot })
 }

@@ -24,7 +24,7 @@
 //!
 //! | verb | function | order on the disk |
 //! |---|---|---|
-//! | add a key | [`add`], [`add_unbound`] | key area, barrier, header |
+//! | add a key | [`add`], [`add_with`], [`add_unbound`] | key area, barrier, header |
 //! | new passphrase or new KDF for a slot | [`change`] | new key area, barrier, header, wipe of the old area |
 //! | remove a slot | [`remove`] | header without the slot, wipe of its area |
 //! | remove all | [`erase`] | the same for every slot |
@@ -55,7 +55,7 @@ mod seal;
 mod token;
 mod unlock;
 
-pub use add::{Added, NewSlot, add, add_unbound};
+pub use add::{Added, NewSlot, add, add_unbound, add_with};
 pub use change::change;
 pub use error::{PlanError, SlotError, UnlockError, UnlockErrorKind};
 pub use format::{

@@ -45,6 +45,7 @@ mod native;
 mod pcr;
 pub mod policy;
 mod template;
+pub mod token;
 mod tpm;
 pub mod transport;
 pub mod wire;

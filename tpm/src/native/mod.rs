@@ -14,6 +14,7 @@ mod salt;
 mod session;
 mod state;
 
+pub(crate) use self::derive::hmac;
 pub use self::offline::seal_offline;
 
 use luksmith_crypto::{SecretBytes, random};

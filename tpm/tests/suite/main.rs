@@ -11,6 +11,7 @@ mod policies;
 mod sealing;
 #[cfg(feature = "esapi")]
 mod second;
+mod tokens;
 mod ways;
 
 use luksmith_tpm::{Native, Tpm};
@@ -87,6 +88,14 @@ claims! {
             a_policy_guards_an_index
             what_is_not_there_or_not_allowed_is_told_apart
             long_contents_go_in_parts;
+        tokens:
+            a_volume_opens_by_the_state_of_the_machine
+            a_volume_opens_by_a_pin_in_each_of_its_forms
+            a_wrong_state_asks_for_no_pin
+            another_machine_does_not_open_it
+            a_token_is_read_as_it_was_written
+            a_damaged_token_is_told_and_an_unknown_member_is_not_minded
+            nothing_is_enrolled_that_protects_nothing_or_does_not_open;
     }
     native {
         policies:
