@@ -197,3 +197,29 @@ fn any_structure_is_refused_or_comes_back_the_same() {
         input
     });
 }
+
+#[test]
+fn any_token_is_refused_or_comes_back_the_same() {
+    let swtpm = Swtpm::new();
+    let given = luksmith_crypto::Passphrase::new(secret(b"1234"));
+    let how = luksmith_tpm::token::NewPin::Argon2id {
+        memory_kib: 32,
+        iterations: 1,
+        lanes: 1,
+    };
+    let enrolment = luksmith_tpm::token::Enrolment {
+        bank: HashAlg::Sha256,
+        pcrs: &[0, 7],
+        pin: Some((&given, how)),
+        legacy_primary: false,
+    };
+    let mut tpm = Native::over(swtpm.connect());
+    let enrolled = luksmith_tpm::token::enrol(&mut tpm, &enrolment).unwrap();
+    let text = enrolled.token().to_json(1).unwrap().to_string();
+    entries::token(text.as_bytes());
+    run(entries::token, |random| {
+        let mut input = text.clone().into_bytes();
+        damage(random, &mut input);
+        input
+    });
+}

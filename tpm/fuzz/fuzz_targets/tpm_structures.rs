@@ -2,7 +2,7 @@
 #![no_main]
 
 #[path = "../../tests/entries/mod.rs"]
-#[expect(dead_code, reason = "the other target uses the rest")]
+#[expect(dead_code, reason = "the other targets use the rest")]
 mod entries;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| entries::structures(data));

@@ -263,3 +263,39 @@ fn beyond(members: &Members<'_>) -> Result<Vec<&'static str>, TpmError> {
     }
     Ok(beyond)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A storage root key as `tpm2_readpublic -t` of tpm2-tools 5.4 over tpm2-tss 3.2.1 wrote it.
+    const SERIALISED: &str = "810000010022000ba6cf0622f30580b12c9afdea2e4326eb98433e50eb019d6e\
+        d8303bed6bdb371b00000001005a0023000b0003047200000006008000430010\
+        0003001000205689d2ae4b44c9a617dcf529332735300b13f9b5466232e621f993820e42158a0020\
+        b9b6487e0193295b7cf2f0e195b0e3fa61f037a5f2bce5023ec0c71a30ac63f6";
+
+    #[test]
+    fn a_key_that_tpm2_tss_serialised_is_read() {
+        let bytes = ::hex::decode(SERIALISED).unwrap();
+        let key = serialised_key(&bytes).unwrap();
+        let StorageKey::Persistent {
+            handle,
+            name,
+            public,
+        } = key
+        else {
+            panic!("a persistent key");
+        };
+        assert_eq!(handle, 0x8100_0001);
+        assert_eq!(name.as_bytes(), &bytes[6..40]);
+        assert!(public.unwrap().is_storage_key());
+        for len in 0..bytes.len() {
+            assert!(serialised_key(&bytes[..len]).is_err(), "{len} bytes");
+        }
+        for at in 4..bytes.len() {
+            let mut other = bytes.clone();
+            other[at] ^= 1;
+            assert!(serialised_key(&other).is_err(), "byte {at}");
+        }
+    }
+}

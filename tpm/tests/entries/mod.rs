@@ -6,6 +6,8 @@
 use std::io;
 
 use luksmith_crypto::SecretBytes;
+use luksmith_luks2::Token;
+use luksmith_tpm::token::{KIND, SystemdTpm2};
 use luksmith_tpm::transport::Transport;
 use luksmith_tpm::wire::{Name, NvAttributes, NvPublic, Public};
 use luksmith_tpm::{
@@ -141,6 +143,31 @@ fn sealed() -> Sealed {
         private: vec![1; 100],
         public: Public::parse(&area.concat()).expect("a public area"),
         seed: None,
+    }
+}
+
+/// A token of any JSON.
+pub(crate) fn token(data: &[u8]) {
+    let Ok(raw) = serde_json::from_slice::<serde_json::Value>(data) else {
+        return;
+    };
+    let token = Token {
+        kind: KIND.to_owned(),
+        keyslots: vec![1],
+        raw,
+    };
+    let Ok(read) = SystemdTpm2::parse(&token) else {
+        return;
+    };
+    assert_eq!(read.sealed.len(), read.policies.len());
+    if read.beyond.is_empty() {
+        let raw = read.to_json(1).expect("what was read has a form");
+        let again = Token {
+            kind: KIND.to_owned(),
+            keyslots: vec![1],
+            raw,
+        };
+        assert_eq!(SystemdTpm2::parse(&again).ok(), Some(read));
     }
 }
 
