@@ -1,8 +1,8 @@
 //! TPM structures as bytes: big-endian, sized, read to the last byte or refused.
 //!
 //! Whatever is read here was written by somebody else: by a TPM behind a bus that others may sit
-//! on, or by whoever had the disk with the token in hand. So a [`Reader`] never allocates by a
-//! length it has not seen the bytes of, and every structure ends with [`Reader::end`].
+//! on, or by whoever had the disk with the token in hand. So a `Reader` never allocates by a
+//! length it has not seen the bytes of, and every structure ends with `Reader::end`.
 //!
 //! Why not the crate `tpm2-protocol`, which exists for this: its current version (1.2.3) needs a
 //! newer compiler than the workspace promises, its buffers are `Copy`, fixed-size and kept inside
