@@ -10,6 +10,7 @@ mod nv;
 mod objects;
 mod offline;
 mod policy;
+mod rsa;
 mod salt;
 mod session;
 mod state;

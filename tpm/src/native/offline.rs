@@ -22,7 +22,7 @@ const KEYEDHASH: u16 = 0x0008;
 /// but nobody else has the key that it is encrypted to.
 ///
 /// # Errors
-/// [`TpmError::Unsupported`] for a key that is no storage key or not on P-256;
+/// [`TpmError::Unsupported`] for a key that is no storage key;
 /// [`TpmError::Misuse`] for no secret or one of more than [`MAX_SEALED_BYTES`].
 pub fn seal_offline(
     key: &Public,

@@ -1,11 +1,12 @@
 //! A secret that only a key within the TPM can read: for salts of sessions and seeds of objects
-//! that come from outside (TPM 2.0 Library, Part 1, Annex C.6: secret sharing with ECDH).
+//! that come from outside (TPM 2.0 Library, Part 1, Annexes B.10 and C.6: secret sharing).
 
 use luksmith_crypto::{CryptoError, SecretBytes};
 use p256::elliptic_curve::sec1::ToSec1Point as _;
 use p256::{PublicKey, Sec1Point, SecretKey, ecdh::diffie_hellman};
 
 use super::derive::{DIGEST_BYTES, kdf_e};
+use super::rsa;
 use crate::error::TpmError;
 use crate::wire::{EccPoint, KeyKind, Public, Writer};
 
@@ -21,9 +22,7 @@ pub(crate) struct SharedSecret {
 pub(crate) fn share(key: &Public, label: &str) -> Result<SharedSecret, TpmError> {
     match &key.kind {
         KeyKind::EccP256(point) => share_by_ecdh(point, label),
-        KeyKind::Rsa(_) => Err(TpmError::Unsupported {
-            what: "an RSA key as the key of a session".to_owned(),
-        }),
+        KeyKind::Rsa(key) => rsa::share(key, label),
         KeyKind::Sealed => Err(TpmError::Misuse {
             what: "sealed data as the key of a session",
         }),

@@ -230,8 +230,14 @@ pub(crate) fn another_tpm_is_told_from_a_damaged_secret(back_end: BackEnd) {
 }
 
 pub(crate) fn legacy_primaries_are_made_anew_each_time(back_end: BackEnd) {
+    for template in [PrimaryTemplate::LegacyEcc, PrimaryTemplate::LegacyRsa] {
+        a_legacy_primary_is_made_anew_each_time(back_end, template);
+    }
+}
+
+fn a_legacy_primary_is_made_anew_each_time(back_end: BackEnd, template: PrimaryTemplate) {
     let swtpm = back_end.swtpm();
-    let key = StorageKey::Primary(PrimaryTemplate::LegacyEcc);
+    let key = StorageKey::Primary(template);
     let sealed = {
         let mut tpm = back_end.connect(&swtpm);
         let lock = Lock {
