@@ -124,6 +124,8 @@ const SECRET_TYPES: &[&str] = &[
     "Arena",
     "Unlocked",
     "AuthValue",
+    "Enrolled",
+    "Proof",
     "SharedSecret",
     "ParameterKey",
 ];
