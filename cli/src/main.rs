@@ -6,6 +6,7 @@
 mod args;
 mod blockinfo;
 mod commands;
+mod crypttab;
 mod errors;
 mod exit;
 mod hint;

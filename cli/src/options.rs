@@ -383,6 +383,14 @@ pub(crate) const OPTIONS: &[Opt] = &[
         "Pass discards (TRIM) to the disk",
     ),
     Opt::new(
+        "initramfs",
+        Nothing,
+        "The server outlives the change to the real root and all other processes at shutdown; \
+         only for an initramfs",
+    )
+    .ours(),
+    Opt::new("crypttab", Path, "Read this table [default: /etc/crypttab]").ours(),
+    Opt::new(
         "persistent",
         Nothing,
         "Store the activation flags in the header",

@@ -67,6 +67,30 @@ impl Source {
         }
     }
 
+    /// A key file that a table names.
+    pub(crate) fn key_file(path: PathBuf, offset: u64, size: Option<u64>) -> Self {
+        Self {
+            file: Some(path),
+            offset,
+            size,
+            timeout: None,
+            verify: false,
+            tries: 1,
+        }
+    }
+
+    /// A person, once; nobody waits longer than `timeout`.
+    pub(crate) fn person(timeout: Option<Duration>) -> Self {
+        Self {
+            file: None,
+            offset: 0,
+            size: None,
+            timeout,
+            verify: false,
+            tries: 1,
+        }
+    }
+
     /// A typed passphrase is asked for twice, unless `--batch-mode` without
     /// `--verify-passphrase` says otherwise.
     pub(crate) fn verified(mut self, args: &Args) -> Self {

@@ -168,10 +168,23 @@ pub(crate) const VERBS: &[Verb] = &[
                 "queue-depth",
                 "buffered",
                 "unbound",
+                "initramfs",
             ],
         ],
         hidden: false,
         run: c::open::run,
+    },
+    Verb {
+        name: "attach",
+        also: &[],
+        about: "Open the volumes that /etc/crypttab names with the option luksmith",
+        more: "Volumes that are open already are left alone. A passphrase that was typed once is \
+               tried on all volumes. Without NAME, lines with noauto are left out, and a line with \
+               nofail does not fail the command. This is what opens volumes at boot.",
+        positionals: &[may("NAME", "Only the volume of this name")],
+        options: &[&["crypttab", "initramfs"]],
+        hidden: false,
+        run: c::attach::run,
     },
     Verb {
         name: "close",

@@ -42,7 +42,7 @@ use crate::kmsg::{Level, Log};
 use crate::open::ServeOptions;
 use crate::server::{self, Mode};
 use crate::state::{Folder, Opening};
-use crate::{UblkError, VolumeName, mounts, udev};
+use crate::{UblkError, VolumeName, mounts, root_storage, udev};
 
 /// Everything a server needs. The keeper has it in memory and each fork copies it.
 pub(crate) struct Kept {
@@ -293,6 +293,13 @@ fn become_keeper(kept: &mut Kept, report: &OwnedFd) -> Vec<String> {
     // Out of reach for the killer of processes when memory runs out: it would kill what could free memory.
     if std::fs::write("/proc/self/oom_score_adj", "-1000").is_err() {
         warnings.push("could not exempt the server from the out-of-memory killer".into());
+    }
+    if kept.options.root_storage
+        && let Err(error) = root_storage::mark()
+    {
+        warnings.push(format!(
+            "could not mark the server as the root's; a shutdown will kill it too early: {error}"
+        ));
     }
     let hardening = Hardening {
         mount_namespace: false,

@@ -29,6 +29,7 @@ mod open;
 mod packages;
 mod queue;
 mod request;
+mod root_storage;
 mod server;
 mod state;
 mod status;

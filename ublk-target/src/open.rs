@@ -55,6 +55,9 @@ pub struct ServeOptions {
     /// Use the page cache for a backing file whose file system knows no direct I/O. Its memory use may
     /// stall a machine under memory pressure.
     pub buffered_backing: bool,
+    /// The caller is an initramfs: the server goes on through the change to the real root and, at
+    /// shutdown, past the end of all other processes.
+    pub root_storage: bool,
 }
 
 impl ServeOptions {
@@ -93,6 +96,7 @@ impl Default for ServeOptions {
             depth: 64,
             max_io_bytes: 128 << 10,
             buffered_backing: false,
+            root_storage: false,
         }
     }
 }

@@ -1,9 +1,10 @@
 //! `open`: unlock, then serve as a block device; or only check the passphrase.
 
 use luksmith_crypto::KeyHandover;
-use luksmith_keyslot::Target;
+use luksmith_keyslot::{Target, Unlocked};
 use luksmith_luks2::Change;
-use luksmith_ublk_target::{ServeOptions, ServePlan, VolumeName};
+use luksmith_ublk_target::{Opened, ServeOptions, ServePlan, VolumeName};
+use luksmith_volume::VolumePlan;
 
 use crate::args::Args;
 use crate::errors;
@@ -48,6 +49,26 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     // What cannot be opened is said before anybody is asked for a passphrase.
     let volume = session.volume_plan(args)?;
     let unlocked = session.volume_key(args, args.index("key-slot"), Target::Data)?;
+    let opened = serve(args, &session, name, volume, unlocked)?;
+    if persistent {
+        store_flags(&mut session, &flags).map_err(|failure| {
+            failure.detail(format!(
+                "the volume is open as {}; only the flags were not stored",
+                opened.path.display()
+            ))
+        })?;
+    }
+    Ok(())
+}
+
+/// Serves a volume that was unlocked, as the options of `open` say.
+pub(crate) fn serve(
+    args: &Args,
+    session: &Session,
+    name: VolumeName,
+    volume: VolumePlan,
+    unlocked: Unlocked,
+) -> Result<Opened, Failure> {
     let handover = KeyHandover::from_key(&unlocked.key).map_err(errors::crypto)?;
     let digest = unlocked.digest;
     drop(unlocked);
@@ -59,6 +80,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             .number("queue-depth")
             .map_or(ServeOptions::default().depth, |n| n as u16),
         buffered_backing: args.flag("buffered"),
+        root_storage: args.flag("initramfs"),
         ..ServeOptions::default()
     };
     let opened = luksmith_ublk_target::open(ServePlan {
@@ -81,15 +103,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             opened.facts.device.display(),
         ));
     }
-    if persistent {
-        store_flags(&mut session, &flags).map_err(|failure| {
-            failure.detail(format!(
-                "the volume is open as {}; only the flags were not stored",
-                opened.path.display()
-            ))
-        })?;
-    }
-    Ok(())
+    Ok(opened)
 }
 
 fn test_passphrase(args: &Args, unbound: bool) -> Result<(), Failure> {
@@ -100,7 +114,7 @@ fn test_passphrase(args: &Args, unbound: bool) -> Result<(), Failure> {
     }
     // A test is read-only anyway.
     let _ = args.flag("readonly");
-    for option in ["persistent", "buffered"] {
+    for option in ["persistent", "buffered", "initramfs"] {
         if args.flag(option) {
             return Err(not_with_test(option));
         }

@@ -1,0 +1,226 @@
+//! `attach`: opens the volumes of `/etc/crypttab` that are ours; what runs at boot.
+//!
+//! Each volume is tried in the order of its line: with the key file, then with every passphrase
+//! that was typed for another volume, then by asking. Nothing here falls back to anything that
+//! does not end locked: whoever called decides what a failure means.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use luksmith_crypto::Passphrase;
+use luksmith_keyslot::{Target, UnlockErrorKind, Unlocked, Which};
+use luksmith_ublk_target::{UblkError, VolumeName};
+
+use crate::args::{self, Args, Parsed};
+use crate::commands::open;
+use crate::crypttab::{self, Entry};
+use crate::errors;
+use crate::exit::Exit;
+use crate::hint::{Failure, shell};
+use crate::output;
+use crate::passphrase::Source;
+use crate::session::Session;
+
+/// The table, where no option names another.
+const TABLE: &str = "/etc/crypttab";
+
+/// Where a key is looked for when the table names none.
+const KEY_FOLDERS: [&str; 2] = ["/etc/cryptsetup-keys.d", "/run/cryptsetup-keys.d"];
+
+/// Runs the verb.
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let table = args.path("crypttab").unwrap_or_else(|| TABLE.into());
+    let initramfs = args.flag("initramfs");
+    let wanted = args
+        .positional("NAME")
+        .map(|name| name.to_string_lossy().into_owned());
+    let text = std::fs::read_to_string(&table)
+        .map_err(|e| Failure::usage(format!("cannot read {}: {e}", shell(&table))).no_disk())?;
+    let mut found = false;
+    let mut typed = Vec::new();
+    let mut failed = None;
+    for line in crypttab::parse(&text) {
+        let name = match &line {
+            Ok(entry) => &entry.name,
+            Err((name, _)) => name,
+        };
+        if wanted.as_ref().is_some_and(|wanted| wanted != name) {
+            continue;
+        }
+        found = true;
+        let outcome = match &line {
+            Ok(entry) if entry.noauto && wanted.is_none() => continue,
+            Ok(entry) => attach(entry, initramfs, &mut typed),
+            Err((name, why)) => {
+                Err(Failure::usage(format!("{}: {name}: {why}", shell(&table))).no_disk())
+            }
+        };
+        if let Err(failure) = outcome {
+            let excused = wanted.is_none() && matches!(&line, Ok(entry) if entry.nofail);
+            match (excused, failed.is_some()) {
+                (false, false) => failed = Some(failure),
+                // Only one failure can be the command's; the others are told all the same.
+                _ => failure.to_string().lines().for_each(output::note),
+            }
+        }
+    }
+    match (wanted, failed) {
+        (_, Some(failure)) => Err(failure),
+        (Some(name), None) if !found => Err(Failure::usage(format!(
+            "{} has no line for {name} with the option luksmith",
+            shell(&table)
+        ))
+        .no_disk()),
+        _ => Ok(()),
+    }
+}
+
+/// Opens one volume, unless it is open.
+fn attach(entry: &Entry, initramfs: bool, typed: &mut Vec<Passphrase>) -> Result<(), Failure> {
+    let name = VolumeName::new(&entry.name).map_err(errors::ublk)?;
+    match luksmith_ublk_target::status(&name) {
+        Ok(_) => return Ok(()),
+        Err(UblkError::NotOpen(_)) => {}
+        Err(other) => return Err(errors::ublk(other)),
+    }
+    for option in &entry.unknown {
+        output::note(&format!(
+            "warning: crypttab: {}: the option {option} is unknown and changes nothing",
+            entry.name
+        ));
+    }
+    wait_for(&entry.source, entry.device_timeout)?;
+    if let Some(header) = &entry.header {
+        wait_for(header, entry.device_timeout)?;
+    }
+    let args = as_open(entry, initramfs)?;
+    let mut session = Session::read(&args)?;
+    let volume = session.volume_plan(&args)?;
+    let unlocked = unlock(entry, &mut session, typed)?;
+    open::serve(&args, &session, name, volume, unlocked).map(|_| ())
+}
+
+/// The line as a command line of `open`, so that it is opened just as that verb would.
+fn as_open(entry: &Entry, initramfs: bool) -> Result<Box<Args>, Failure> {
+    let mut words: Vec<OsString> = vec!["luksmith".into(), "open".into()];
+    let switches = [
+        (entry.read_only, "--readonly"),
+        (entry.discard, "--allow-discards"),
+        (initramfs, "--initramfs"),
+    ];
+    words.extend(switches.iter().filter(|(on, _)| *on).map(|(_, s)| s.into()));
+    if let Some(header) = &entry.header {
+        words.extend(["--header".into(), header.into()]);
+    }
+    words.extend([
+        "--".into(),
+        entry.source.clone().into(),
+        entry.name.clone().into(),
+    ]);
+    match args::parse(words)? {
+        Parsed::Run(args) => Ok(args),
+        Parsed::Show(_) => Err(Failure::usage("the line of crypttab cannot be understood")),
+    }
+}
+
+fn unlock(
+    entry: &Entry,
+    session: &mut Session,
+    typed: &mut Vec<Passphrase>,
+) -> Result<Unlocked, Failure> {
+    let which = entry.key_slot.map_or(Which::ByPriority, Which::Only);
+    let path = session.header_path.clone();
+    if let Some(file) = key_file(entry) {
+        let source = Source::key_file(file.clone(), entry.key_offset, entry.key_size);
+        let opened = source.read("").and_then(|passphrase| {
+            session
+                .try_passphrase(which, Target::Data, &passphrase)
+                .map_err(|e| errors::unlock(&path, &e))
+        });
+        match opened {
+            Ok(unlocked) => return Ok(unlocked),
+            Err(failure) if entry.headless => return Err(failure),
+            Err(failure) => output::note(&format!(
+                "{} does not open with the key file {}: {}",
+                entry.name,
+                shell(&file),
+                failure.what
+            )),
+        }
+    }
+    for passphrase in typed.iter() {
+        match session.try_passphrase(which, Target::Data, passphrase) {
+            Ok(unlocked) => return Ok(unlocked),
+            Err(e) if e.kind == UnlockErrorKind::WrongSecret => {}
+            Err(e) => return Err(errors::unlock(&path, &e)),
+        }
+    }
+    if entry.headless {
+        return Err(Failure::new(
+            Exit::NoPermission,
+            format!("{} has no key, and headless forbids to ask", entry.name),
+        ));
+    }
+    ask(entry, session, which, typed)
+}
+
+/// Asks until a passphrase opens, as often as the line allows.
+fn ask(
+    entry: &Entry,
+    session: &mut Session,
+    which: Which,
+    typed: &mut Vec<Passphrase>,
+) -> Result<Unlocked, Failure> {
+    let path = session.header_path.clone();
+    let source = Source::person(entry.timeout);
+    let question = format!("Passphrase for {} ({})", entry.name, entry.source.display());
+    let mut tried = 0_u32;
+    loop {
+        let passphrase = source.read(&question)?;
+        match session.try_passphrase(which, Target::Data, &passphrase) {
+            Ok(unlocked) => {
+                typed.push(passphrase);
+                return Ok(unlocked);
+            }
+            Err(e) if e.kind == UnlockErrorKind::WrongSecret => {
+                tried = tried.saturating_add(1);
+                if tried == entry.tries {
+                    return Err(errors::unlock(&path, &e));
+                }
+                output::note("No keyslot opens with this passphrase.");
+            }
+            Err(e) => return Err(errors::unlock(&path, &e)),
+        }
+    }
+}
+
+/// The key file of the line, or the one that lies where keys of this name lie.
+fn key_file(entry: &Entry) -> Option<PathBuf> {
+    entry.key_file.clone().or_else(|| {
+        KEY_FOLDERS
+            .iter()
+            .map(|folder| Path::new(folder).join(format!("{}.key", entry.name)))
+            .find(|file| file.exists())
+    })
+}
+
+/// Waits until a disk is there.
+fn wait_for(device: &Path, patience: Duration) -> Result<(), Failure> {
+    let end = Instant::now() + patience;
+    while !device.exists() {
+        if Instant::now() >= end {
+            return Err(Failure::new(
+                Exit::WrongDevice,
+                format!(
+                    "{} did not appear within {} s",
+                    shell(device),
+                    patience.as_secs()
+                ),
+            ));
+        }
+        sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}
