@@ -1,9 +1,10 @@
 //! Tests that need more than one crate: layers, interop, transcripts, virtual machines.
 //!
-//! Virtual machines: [`vm`]. The other side of interoperability: [`cryptsetup`]; ours: [`image`], [`open`], [`nbd`]. The tests themselves lie in `tests/tests/`.
+//! Virtual machines: [`vm`], and [`boot`] where the boot itself is tested. The other side of interoperability: [`cryptsetup`]; ours: [`image`], [`open`], [`nbd`]. The tests themselves lie in `tests/tests/`.
 
 use std::path::{Path, PathBuf};
 
+pub mod boot;
 pub mod cli;
 pub mod cryptsetup;
 pub mod image;

@@ -318,7 +318,7 @@ pub fn luksmith() -> PathBuf {
 
 /// Waits until no other virtual machine runs for this checkout: two would starve each
 /// other on a small machine, and time limits would mean nothing.
-fn turn() -> File {
+pub(crate) fn turn() -> File {
     let runs = target().join("vm");
     fs::create_dir_all(&runs).expect("a folder for the results");
     let file = File::create(runs.join("turn")).expect("the lock file");

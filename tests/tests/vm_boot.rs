@@ -1,0 +1,160 @@
+//! A system whose root lies on a volume of ours, from its initramfs to the power off.
+
+use luksmith_tests::boot::{Boot, Image};
+
+/// Tables for the initramfs in which the passphrase of the root must be typed.
+const TYPED: &str = "\
+root UUID=7b2e1f0a-5d6c-4c1e-9a51-000000000001 none luksmith,discard,tries=4
+data UUID=7b2e1f0a-5d6c-4c1e-9a51-000000000002 none luksmith
+";
+const HUNDRED: &str = "root UUID=7b2e1f0a-5d6c-4c1e-9a51-000000000001 none luksmith,tries=100\n";
+
+/// Begins each job: to the console, and what a server looks like to others.
+const JOB: &str = "\
+exec </dev/null >/dev/console 2>&1
+set -u
+servers() {
+	local pid
+	for pid in /proc/[0-9]*; do
+		case $(cat \"$pid/comm\" 2>/dev/null) in
+		\"$1\") echo \"${pid#/proc/} $(tr '\\0' ' ' <\"$pid/cmdline\")\" ;;
+		esac
+	done
+}
+";
+
+/// What a shell of the initramfs would show, and what a mounted root would.
+fn assert_locked(console: &str) {
+    for forbidden in [
+        "(initramfs)",
+        "can't access tty",
+        "BusyBox v",
+        "systemd[1]",
+        "JOB:",
+    ] {
+        assert!(!console.contains(forbidden), "{forbidden}: {console}");
+    }
+    assert!(console.contains("The disks stay locked"), "{console}");
+}
+
+fn assert_clean(image: &Image) {
+    let super_block = image.file_system("root.luks");
+    assert!(
+        super_block.contains("Filesystem state:         clean"),
+        "{super_block}"
+    );
+    assert!(!super_block.contains("needs_recovery"), "{super_block}");
+}
+
+#[test]
+fn a_root_volume_serves_from_the_initramfs_to_the_power_off() {
+    let image = Image::build();
+
+    // The key file is in the initramfs; the second volume has none.
+    let first = JOB.to_owned()
+        + "
+for role in keeper server; do servers luksmith-$role | sed \"s/^/JOB: $role /\"; done
+grep -q '^/dev/[a-z0-9/]* / ext4 rw' /proc/mounts && [ -b /dev/luksmith/root ] && echo 'JOB: root is ours'
+killed=$(servers luksmith-server | sort -n | head -n 1 | cut -d' ' -f1)
+kill -9 \"$killed\"
+echo lives >/survived && sync && echo 3 >/proc/sys/vm/drop_caches
+[ \"$(cat /survived)\" = lives ] && echo \"JOB: lives on\"
+luksmith status root | sed 's/^/JOB: /'
+systemctl --no-block poweroff
+";
+    let mut machine = image.boot(&Boot {
+        job: &first,
+        ..Boot::default()
+    });
+    machine.expect("Passphrase for data");
+    machine.type_in(&format!("{}\n", image.passphrase()));
+    let said = machine.until_off();
+    for line in ["JOB: root is ours", "JOB: lives on"] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    // The mark by which systemd spares them, on the keeper and on what it forks.
+    for role in ["keeper", "server"] {
+        let marked = said
+            .lines()
+            .filter_map(|line| line.strip_prefix(&format!("JOB: {role} ")))
+            .filter(|line| {
+                line.split(' ')
+                    .nth(1)
+                    .is_some_and(|word| word.starts_with('@'))
+            })
+            .count();
+        assert_eq!(marked, 2, "{said}");
+    }
+    assert_clean(&image);
+
+    // Typed this time; what opened the root opens the second volume unasked.
+    let typed = image.initrd_with(TYPED);
+    let second = JOB.to_owned()
+        + "
+cat /survived | sed 's/^/JOB: /'
+ls /dev/luksmith | sed 's/^/JOB: volume /'
+echo \"JOB: journal recoveries $(dmesg | grep -c 'recovery complete')\"
+systemctl --no-block reboot
+";
+    let mut machine = image.boot(&Boot {
+        job: &second,
+        initrd: Some(&typed),
+        ..Boot::default()
+    });
+    for passphrase in ["wrong", "", &image.passphrase()] {
+        machine.expect("Passphrase for root");
+        machine.type_in(&format!("{passphrase}\n"));
+    }
+    let said = machine.until_off();
+    assert!(!said.contains("Passphrase for data"), "{said}");
+    for line in [
+        "lives",
+        "volume root",
+        "volume data",
+        "journal recoveries 0",
+    ] {
+        assert!(said.contains(&format!("JOB: {line}\n")), "{line}: {said}");
+    }
+    assert_clean(&image);
+}
+
+#[test]
+fn every_failure_of_the_boot_ends_locked() {
+    let image = Image::build();
+    let hundred = image.initrd_with(HUNDRED);
+    let panic = |append, initrd| Boot {
+        job: "echo JOB: ran",
+        append,
+        initrd,
+    };
+
+    let mut machine = image.boot(&panic("panic=1", Some(&hundred)));
+    for n in 0..100 {
+        machine.expect("Passphrase for root");
+        machine.type_in(&format!("wrong {n}\n"));
+    }
+    assert_locked(&machine.until_off());
+
+    // No panic= on the command line, so that the initramfs would give a shell: the end of input (^D).
+    let mut machine = image.boot(&panic("panic=", Some(&hundred)));
+    machine.expect("Passphrase for root");
+    machine.type_in("\u{4}");
+    machine.expect("The disks stay locked");
+    machine.expect("starts again in 60 s");
+    machine.type_in("\u{3}\u{1a}\u{1c}id\n");
+    assert_locked(&machine.until_off());
+
+    // The volume opens, and then there is no file system to mount on it, or a shell is asked for.
+    for append in [
+        "panic= rootfstype=xfs",
+        "panic= break=bottom",
+        "panic= init=/nothing break=init",
+    ] {
+        let mut machine = image.boot(&panic(append, None));
+        machine.expect("Passphrase for data");
+        machine.type_in(&format!("{}\n", image.passphrase()));
+        machine.expect("The disks stay locked");
+        machine.expect("starts again in 60 s");
+        machine.type_in("id\n");
+    }
+}
