@@ -47,7 +47,7 @@ fn assert_clean(image: &Image) {
 }
 
 #[test]
-#[ignore = "by name only until a whole run is green: cargo test --test vm_boot -- --ignored"]
+#[ignore = "takes long: ./x test --boot"]
 fn a_root_volume_serves_from_the_initramfs_to_the_power_off() {
     let image = Image::build();
 
@@ -121,7 +121,7 @@ systemctl --no-block reboot
 }
 
 #[test]
-#[ignore = "by name only until a whole run is green: cargo test --test vm_boot -- --ignored"]
+#[ignore = "takes long: ./x test --boot"]
 fn every_failure_of_the_boot_ends_locked() {
     let image = Image::build();
     let hundred = image.initrd_with(HUNDRED);
