@@ -133,7 +133,7 @@ impl Image {
         let job = self.file("job");
         let mut script = boot.job.to_owned();
         // A disk is made of whole sectors.
-        while script.len() % 512 != 0 {
+        while !script.len().is_multiple_of(512) {
             script.push('\n');
         }
         fs::write(&job, script).expect("the job is written");
