@@ -133,9 +133,7 @@ impl Image {
         let job = self.file("job");
         let mut script = boot.job.to_owned();
         // A disk is made of whole sectors.
-        while !script.len().is_multiple_of(512) {
-            script.push('\n');
-        }
+        script += &"\n".repeat(script.len().next_multiple_of(512) - script.len());
         fs::write(&job, script).expect("the job is written");
         let append = format!(
             "console=ttyS0 quiet loglevel=4 root=/dev/luksmith/root ro mitigations=off \
@@ -269,6 +267,19 @@ impl Machine {
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => panic!("it is not off:\n{}", self.console()),
             }
+        }
+        self.console()
+    }
+
+    /// Listens for so long, and returns all that was said.
+    #[must_use]
+    pub fn says_within(mut self, time: Duration) -> String {
+        let end = Instant::now() + time;
+        while let Ok(more) = self
+            .said
+            .recv_timeout(end.saturating_duration_since(Instant::now()))
+        {
+            self.console.extend(more);
         }
         self.console()
     }

@@ -1,5 +1,7 @@
 //! A system whose root lies on a volume of ours, from its initramfs to the power off.
 
+use std::time::Duration;
+
 use luksmith_tests::boot::{Boot, Image};
 
 /// Tables for the initramfs in which the passphrase of the root must be typed.
@@ -47,7 +49,6 @@ fn assert_clean(image: &Image) {
 }
 
 #[test]
-#[ignore = "takes long: ./x test --boot"]
 fn a_root_volume_serves_from_the_initramfs_to_the_power_off() {
     let image = Image::build();
 
@@ -121,7 +122,6 @@ systemctl --no-block reboot
 }
 
 #[test]
-#[ignore = "takes long: ./x test --boot"]
 fn every_failure_of_the_boot_ends_locked() {
     let image = Image::build();
     let hundred = image.initrd_with(HUNDRED);
@@ -159,5 +159,6 @@ fn every_failure_of_the_boot_ends_locked() {
         machine.expect("The disks stay locked");
         machine.expect("starts again in 60 s");
         machine.type_in("id\n");
+        assert_locked(&machine.says_within(Duration::from_secs(5)));
     }
 }
