@@ -9,7 +9,7 @@ use crate::error::TpmError;
 use crate::hash::{Digest, HashAlg};
 use crate::pcr::{PcrSelection, PcrValues};
 use crate::policy::Policy;
-use crate::wire::{Attributes, Name, NvPublic, Public};
+use crate::wire::{Attributes, KeyKind, Name, NvPublic, Public};
 
 /// A TPM 2.0, with one owner at a time.
 ///
@@ -159,6 +159,44 @@ pub const SRK_HANDLE: u32 = 0x8100_0001;
 
 /// The most that can be sealed, in bytes (`MAX_SYM_DATA`).
 pub const MAX_SEALED_BYTES: usize = 128;
+
+/// Refuses what no TPM could seal.
+pub(crate) fn check_sealable(secret: &SecretBytes) -> Result<(), TpmError> {
+    if secret.is_empty() || secret.len() > MAX_SEALED_BYTES {
+        return Err(TpmError::Misuse {
+            what: "sealing nothing, or more than 128 bytes",
+        });
+    }
+    Ok(())
+}
+
+/// Whether a TPM sealed what it was asked to: an answer that opens more easily would not be noticed
+/// otherwise.
+pub(crate) fn check_made(asked: &Public, made: &Public) -> Result<(), TpmError> {
+    let as_asked = made.kind == KeyKind::Sealed
+        && made.attributes == asked.attributes
+        && made.policy == asked.policy;
+    if !as_asked {
+        return Err(TpmError::Garbage {
+            what: "public area of what was sealed",
+        });
+    }
+    Ok(())
+}
+
+/// Adds the time left to a lockout.
+pub(crate) fn told_time_left<R>(
+    tpm: &mut impl Tpm,
+    done: Result<R, TpmError>,
+) -> Result<R, TpmError> {
+    match done {
+        Err(TpmError::LockedOut { remaining: None }) => {
+            let remaining = tpm.lockout().ok().and_then(|it| it.remaining());
+            Err(TpmError::LockedOut { remaining })
+        }
+        done => done,
+    }
+}
 
 /// A key that others are protected by.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -29,7 +29,9 @@ use crate::error::TpmError;
 use crate::hash::{Digest, HashAlg};
 use crate::pcr::{PCRS, PcrSelection, PcrValues};
 use crate::policy::Policy;
-use crate::tpm::{Facts, Lock, Lockout, LockoutRules, NvAuth, NvLock, Sealed, StorageKey, Tpm};
+use crate::tpm::{
+    Facts, Lock, Lockout, LockoutRules, NvAuth, NvLock, Sealed, StorageKey, Tpm, told_time_left,
+};
 use crate::wire::{Name, NvPublic};
 
 /// A TPM over tpm2-tss.
@@ -162,17 +164,6 @@ impl Esapi {
             .find(|one| u32::from(one.property()) == number)
             .map(|one| one.value())
             .ok_or(TpmError::Garbage { what: WHAT })
-    }
-
-    /// Adds the time left to a lockout.
-    fn told<R>(&mut self, done: Result<R, TpmError>) -> Result<R, TpmError> {
-        match done {
-            Err(TpmError::LockedOut { remaining: None }) => {
-                let remaining = self.lockout().ok().and_then(|it| it.remaining());
-                Err(TpmError::LockedOut { remaining })
-            }
-            done => done,
-        }
     }
 }
 
@@ -308,7 +299,7 @@ impl Tpm for Esapi {
         lock: &Lock<'_>,
     ) -> Result<Sealed, TpmError> {
         let done = self.with_storage_key(under, |esapi, key| esapi.create(key, secret, lock));
-        self.told(done)
+        told_time_left(self, done)
     }
 
     fn unseal(
@@ -321,7 +312,7 @@ impl Tpm for Esapi {
         let done = self.with_storage_key(under, |esapi, key| {
             esapi.unseal_under(key, under, sealed, policy, auth)
         });
-        self.told(done)
+        told_time_left(self, done)
     }
 
     fn trial(&mut self, policy: &Policy) -> Result<Digest, TpmError> {
@@ -337,12 +328,12 @@ impl Tpm for Esapi {
 
     fn nv_define(&mut self, public: &NvPublic, auth: Option<&AuthValue>) -> Result<(), TpmError> {
         let done = self.define(public, auth);
-        self.told(done)
+        told_time_left(self, done)
     }
 
     fn nv_undefine(&mut self, index: u32) -> Result<(), TpmError> {
         let done = self.undefine(index);
-        self.told(done)
+        told_time_left(self, done)
     }
 
     fn nv_write(
@@ -352,17 +343,17 @@ impl Tpm for Esapi {
         contents: &SecretBytes,
     ) -> Result<(), TpmError> {
         let done = self.write(index, by, contents);
-        self.told(done)
+        told_time_left(self, done)
     }
 
     fn nv_read(&mut self, index: u32, by: &NvAuth<'_>) -> Result<SecretBytes, TpmError> {
         let done = self.read(index, by);
-        self.told(done)
+        told_time_left(self, done)
     }
 
     fn nv_increment(&mut self, index: u32, by: &NvAuth<'_>) -> Result<(), TpmError> {
         let done = self.increment(index, by);
-        self.told(done)
+        told_time_left(self, done)
     }
 
     fn nv_lock(&mut self, _index: u32, _by: &NvAuth<'_>, lock: NvLock) -> Result<(), TpmError> {

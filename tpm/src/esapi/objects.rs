@@ -16,7 +16,7 @@ use crate::error::TpmError;
 use crate::meaning::{object_error, owner_error, parent_error, unseal_error};
 use crate::policy::Policy;
 use crate::template;
-use crate::tpm::{Lock, MAX_SEALED_BYTES, SRK_HANDLE, Sealed, StorageKey};
+use crate::tpm::{Lock, SRK_HANDLE, Sealed, StorageKey, check_made, check_sealable};
 use crate::wire::Public;
 
 /// How often a policy is carried out again because a PCR moved meanwhile.
@@ -131,11 +131,7 @@ impl Esapi {
         secret: &SecretBytes,
         lock: &Lock<'_>,
     ) -> Result<Sealed, TpmError> {
-        if secret.is_empty() || secret.len() > MAX_SEALED_BYTES {
-            return Err(TpmError::Misuse {
-                what: "sealing nothing, or more than 128 bytes",
-            });
-        }
+        check_sealable(secret)?;
         let asked = template::sealed_here(lock);
         let public = to_tss(asked.as_bytes())?;
         let auth = auth_of(lock.auth)?;
@@ -150,11 +146,7 @@ impl Esapi {
                 .map_err(parent_error)
         })?;
         let public = from_tss(&made.out_public)?;
-        if (public.attributes, &public.policy) != (asked.attributes, &asked.policy) {
-            return Err(TpmError::Garbage {
-                what: "public area of what was sealed",
-            });
-        }
+        check_made(&asked, &public)?;
         Ok(Sealed {
             private: made.out_private.value().to_vec(),
             public,

@@ -30,7 +30,9 @@ use crate::hash::{Digest, HashAlg};
 use crate::meaning::owner_error;
 use crate::pcr::{PcrSelection, PcrValues};
 use crate::policy::Policy;
-use crate::tpm::{Facts, Lock, Lockout, LockoutRules, NvAuth, NvLock, Sealed, StorageKey, Tpm};
+use crate::tpm::{
+    Facts, Lock, Lockout, LockoutRules, NvAuth, NvLock, Sealed, StorageKey, Tpm, told_time_left,
+};
 use crate::transport::{self, Transport};
 use crate::wire::{Name, NvPublic, Public, Writer};
 
@@ -204,17 +206,6 @@ impl<T: Transport> Native<T> {
         self.owner = Some(owner);
         done.map_err(owner_error)
     }
-
-    /// Adds the time left to a lockout.
-    fn told<R>(&mut self, done: Result<R, TpmError>) -> Result<R, TpmError> {
-        match done {
-            Err(TpmError::LockedOut { remaining: None }) => {
-                let remaining = self.lockout_state().ok().and_then(|it| it.remaining());
-                Err(TpmError::LockedOut { remaining })
-            }
-            done => done,
-        }
-    }
 }
 
 impl<T: Transport> Tpm for Native<T> {
@@ -258,7 +249,7 @@ impl<T: Transport> Tpm for Native<T> {
         lock: &Lock<'_>,
     ) -> Result<Sealed, TpmError> {
         let done = self.with_storage_key(under, |native, key| native.create(key, secret, lock));
-        self.told(done)
+        told_time_left(self, done)
     }
 
     fn unseal(
@@ -271,7 +262,7 @@ impl<T: Transport> Tpm for Native<T> {
         let done = self.with_storage_key(under, |native, key| {
             native.unseal_under(key, under, sealed, policy, auth)
         });
-        self.told(done)
+        told_time_left(self, done)
     }
 
     fn trial(&mut self, policy: &Policy) -> Result<Digest, TpmError> {
@@ -287,12 +278,12 @@ impl<T: Transport> Tpm for Native<T> {
 
     fn nv_define(&mut self, public: &NvPublic, auth: Option<&AuthValue>) -> Result<(), TpmError> {
         let done = self.define(public, auth);
-        self.told(done)
+        told_time_left(self, done)
     }
 
     fn nv_undefine(&mut self, index: u32) -> Result<(), TpmError> {
         let done = self.undefine(index);
-        self.told(done)
+        told_time_left(self, done)
     }
 
     fn nv_write(
@@ -302,22 +293,22 @@ impl<T: Transport> Tpm for Native<T> {
         contents: &SecretBytes,
     ) -> Result<(), TpmError> {
         let done = self.write(index, by, contents);
-        self.told(done)
+        told_time_left(self, done)
     }
 
     fn nv_read(&mut self, index: u32, by: &NvAuth<'_>) -> Result<SecretBytes, TpmError> {
         let done = self.read(index, by);
-        self.told(done)
+        told_time_left(self, done)
     }
 
     fn nv_increment(&mut self, index: u32, by: &NvAuth<'_>) -> Result<(), TpmError> {
         let done = self.increment(index, by);
-        self.told(done)
+        told_time_left(self, done)
     }
 
     fn nv_lock(&mut self, index: u32, by: &NvAuth<'_>, lock: NvLock) -> Result<(), TpmError> {
         let done = self.lock_index(index, by, lock);
-        self.told(done)
+        told_time_left(self, done)
     }
 
     fn reset_lockout(&mut self, auth: Option<&AuthValue>) -> Result<(), TpmError> {

@@ -11,9 +11,9 @@ use crate::error::TpmError;
 use crate::meaning::{object_error, parent_error, unseal_error};
 use crate::policy::Policy;
 use crate::template;
-use crate::tpm::{Lock, MAX_SEALED_BYTES, SRK_HANDLE, Sealed, StorageKey};
+use crate::tpm::{Lock, SRK_HANDLE, Sealed, StorageKey, check_made, check_sealable};
 use crate::transport::Transport;
-use crate::wire::{KeyKind, NULL, Name, Public, Reader, WireError, Writer};
+use crate::wire::{NULL, Name, Public, Reader, WireError, Writer};
 
 const READ_PUBLIC: Verb = verb("TPM2_ReadPublic", 0x173);
 const CREATE_PRIMARY: Verb = verb("TPM2_CreatePrimary", 0x131);
@@ -149,11 +149,7 @@ impl<T: Transport> Native<T> {
         secret: &SecretBytes,
         lock: &Lock<'_>,
     ) -> Result<Sealed, TpmError> {
-        if secret.is_empty() || secret.len() > MAX_SEALED_BYTES {
-            return Err(TpmError::Misuse {
-                what: "sealing nothing, or more than 128 bytes",
-            });
-        }
+        check_sealable(secret)?;
         let template = template::sealed_here(lock);
         let sensitive = sensitive(lock.auth, secret)?;
         let parameters = Writer::new().sized(template.as_bytes()).sized(&[]).u32(0);
@@ -172,14 +168,7 @@ impl<T: Transport> Native<T> {
             let public = Public::parse(reader.sized()?)?;
             creation(&mut reader)?;
             reader.end()?;
-            let as_asked = public.kind == KeyKind::Sealed
-                && public.attributes == template.attributes
-                && public.policy == template.policy;
-            if !as_asked {
-                return Err(TpmError::Garbage {
-                    what: "public area of what was sealed",
-                });
-            }
+            check_made(&template, &public)?;
             Ok(Sealed {
                 private,
                 public,

@@ -10,7 +10,7 @@ use super::salt::share;
 use crate::auth::AuthValue;
 use crate::error::TpmError;
 use crate::template;
-use crate::tpm::{Lock, MAX_SEALED_BYTES, Sealed};
+use crate::tpm::{Lock, Sealed, check_sealable};
 use crate::wire::{Attributes, Public, Writer};
 
 /// Type of the sensitive area of sealed data (`TPM_ALG_KEYEDHASH`).
@@ -23,7 +23,7 @@ const KEYEDHASH: u16 = 0x0008;
 ///
 /// # Errors
 /// [`TpmError::Unsupported`] for a key that is no storage key;
-/// [`TpmError::Misuse`] for no secret or one of more than [`MAX_SEALED_BYTES`].
+/// [`TpmError::Misuse`] for no secret or one of more than [`MAX_SEALED_BYTES`](crate::tpm::MAX_SEALED_BYTES).
 pub fn seal_offline(
     key: &Public,
     secret: &SecretBytes,
@@ -34,11 +34,7 @@ pub fn seal_offline(
             what: "a device key that is no storage key".to_owned(),
         });
     }
-    if secret.is_empty() || secret.len() > MAX_SEALED_BYTES {
-        return Err(TpmError::Misuse {
-            what: "sealing nothing, or more than 128 bytes",
-        });
-    }
+    check_sealable(secret)?;
     let blinding = SecretBytes::random(DIGEST_BYTES)?;
     let unique = Sha256::new()
         .chain_update(blinding.expose())
