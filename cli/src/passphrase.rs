@@ -73,9 +73,7 @@ impl Source {
             file: Some(path),
             offset,
             size,
-            timeout: None,
-            verify: false,
-            tries: 1,
+            ..Self::person(None)
         }
     }
 
@@ -343,14 +341,7 @@ impl Read for Unbuffered {
 
 /// Reads a volume key from a file: exactly `bytes` of them, binary.
 pub(crate) fn volume_key_file(path: &Path, bytes: usize) -> Result<SecretBytes, Failure> {
-    let source = Source {
-        file: Some(path.to_path_buf()),
-        offset: 0,
-        size: Some(bytes as u64),
-        timeout: None,
-        verify: false,
-        tries: 1,
-    };
+    let source = Source::key_file(path.to_path_buf(), 0, Some(bytes as u64));
     source.read_file(path).map_err(|mut f| {
         f.what = f
             .what
