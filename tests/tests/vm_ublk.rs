@@ -11,6 +11,7 @@ luksmith_tests::vm_suite! { "ublk":
     discards_go_down_only_when_allowed,
     geometry_is_that_of_the_disk_below,
     servers_are_fit_to_serve_their_own_memory,
+    a_server_killed_while_it_takes_over_is_replaced,
     a_server_that_cannot_live_is_given_up,
     a_killed_keeper_leaves_a_volume_that_can_be_closed,
     a_volume_is_open_only_once,

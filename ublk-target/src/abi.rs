@@ -13,6 +13,9 @@ impl Features {
     pub(crate) const USER_RECOVERY: Self = Self(sys::UBLK_F_USER_RECOVERY as u64);
     /// What the dead server had in hand is sent again (6.1). Needed.
     pub(crate) const USER_RECOVERY_REISSUE: Self = Self(sys::UBLK_F_USER_RECOVERY_REISSUE as u64);
+    /// Each tag has a thread of its own to wait for (6.16). With it came the release of the char device as the place where
+    /// a dead server's traces are removed, so the driver can be handed over at any moment.
+    pub(crate) const PER_IO_DAEMON: Self = Self(sys::UBLK_F_PER_IO_DAEMON as u64);
     /// Commands are numbered as ioctls are (6.4).
     pub(crate) const CMD_IOCTL_ENCODE: Self = Self(sys::UBLK_F_CMD_IOCTL_ENCODE as u64);
     /// A stop command that refuses while the device is open (7.0). Used where present.

@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use libublk::sys;
 use nix::errno::Errno;
+use nix::libc;
 
-use crate::abi::{DeviceInfo, Features, Params};
+use crate::abi::{DeviceInfo, DeviceState, Features, Params};
 
 /// The node through which every command goes.
 pub(crate) const CONTROL_NODE: &str = "/dev/ublk-control";
@@ -138,14 +139,17 @@ impl ControlRing {
     pub(crate) fn start_recovery(&mut self, id: u32, patience: Duration) -> io::Result<()> {
         let end = Instant::now() + patience;
         loop {
-            match self.command(sys::UBLK_U_CMD_START_USER_RECOVERY, id, 0, NOTHING) {
-                Err(error)
-                    if error.raw_os_error() == Some(Errno::EBUSY as i32)
-                        && Instant::now() < end =>
-                {
+            let started = self.command(sys::UBLK_U_CMD_START_USER_RECOVERY, id, 0, NOTHING);
+            match started.as_ref().map_err(io::Error::raw_os_error) {
+                Err(Some(libc::EBUSY)) if Instant::now() < end => {
                     std::thread::sleep(Duration::from_millis(10));
                 }
-                other => return other.map(drop),
+                // Kernels before 6.15 say this if no queue has a server: one died after it sent this
+                // command and before it could serve, and what it asked for is done.
+                Err(Some(libc::EINVAL)) if self.info(id)?.state() == DeviceState::Quiesced => {
+                    return Ok(());
+                }
+                _ => return started.map(drop),
             }
         }
     }

@@ -87,6 +87,7 @@ struct Cells {
     server: AtomicI32,
     recoveries: AtomicU32,
     close_pending: AtomicU32,
+    fetching: AtomicU32,
 }
 
 // SAFETY: the page is never unmapped, and every cell in it is atomic.
@@ -137,6 +138,15 @@ impl Board {
         self.cells().recoveries.load(SeqCst)
     }
 
+    /// Whether the queues of the last server were about to fetch when it was heard of last.
+    pub(crate) fn fetching(&self) -> bool {
+        self.cells().fetching.load(SeqCst) != 0
+    }
+
+    pub(crate) fn set_fetching(&self, fetching: bool) {
+        self.cells().fetching.store(u32::from(fetching), SeqCst);
+    }
+
     pub(crate) fn close_pending(&self) -> bool {
         self.cells().close_pending.load(SeqCst) != 0
     }
@@ -151,6 +161,11 @@ impl Board {
 /// Servers that may be started within [`WINDOW`] before the keeper gives up.
 const MAX_RESTARTS: usize = 16;
 const WINDOW: Duration = Duration::from_secs(60);
+
+/// How long to wait before a server is replaced that could not take over by itself: what it
+/// lacked may be there soon. Doubled each time, up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 
 /// How long taking a device down may take before the keeper leaves it behind.
 const TAKE_DOWN_PATIENCE: Duration = Duration::from_secs(60);
@@ -202,6 +217,7 @@ fn keep(mut kept: Kept, report: OwnedFd) -> ! {
     let mut report = Some(report);
     let mut mode = Mode::Create { warnings };
     let mut restarts = VecDeque::new();
+    let mut pause = FIRST_PAUSE;
     loop {
         // SAFETY: the keeper has one thread, so the child is a whole copy of it.
         let server = match unsafe { fork() } {
@@ -253,6 +269,12 @@ fn keep(mut kept: Kept, report: OwnedFd) -> ! {
             &kept.name,
             format_args!("server died ({end:?}), starting another"),
         );
+        if matches!(end, WaitStatus::Exited(..)) {
+            std::thread::sleep(pause);
+            pause = (2 * pause).min(LONGEST_PAUSE);
+        } else {
+            pause = FIRST_PAUSE;
+        }
         mode = Mode::Recover;
     }
     finish(kept, &log)

@@ -11,7 +11,7 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 
 use luksmith_data_path::alloc_guard::no_alloc;
 use luksmith_data_path::process::{Hardening, harden_thread};
@@ -31,15 +31,20 @@ pub(crate) struct Queue {
     pub(crate) max_io_bytes: u32,
     /// Processors whose requests arrive here.
     pub(crate) cpus: Vec<usize>,
+    /// Where all queues and the control thread meet before the first fetch.
+    pub(crate) together: Arc<Barrier>,
 }
 
-/// Serves until the device goes. `ready` is called once, when every tag waits for a request or
-/// when that could not be had.
+/// Serves until the device goes. `tell` is called when everything is prepared, and again when every
+/// tag waits for a request; or once, with what could not be had.
+///
+/// Between the two, the queues wait for each other: a driver that was asked by one of them, and not
+/// by the next because the process was killed, cannot be handed to another server by kernels before 6.16.
 ///
 /// # Errors
 /// Only what makes it impossible to go on: the process must then end, so that the keeper
 /// replaces it. A failed request is no error here.
-pub(crate) fn serve(queue: Queue, ready: impl FnOnce(Result<(), String>)) -> io::Result<()> {
+pub(crate) fn serve(queue: Queue, tell: impl Fn(Result<(), String>)) -> io::Result<()> {
     let Queue {
         engine,
         char_device,
@@ -47,6 +52,7 @@ pub(crate) fn serve(queue: Queue, ready: impl FnOnce(Result<(), String>)) -> io:
         depth,
         max_io_bytes,
         cpus,
+        together,
     } = queue;
     let prepared = (|| -> Result<_, String> {
         let report = harden_thread(HARDENING);
@@ -68,20 +74,25 @@ pub(crate) fn serve(queue: Queue, ready: impl FnOnce(Result<(), String>)) -> io:
             .map_err(|e| format!("register buffers: {e}"))?;
         ring.watch(&lane)
             .map_err(|e| format!("bell of queue {queue}: {e}"))?;
-        ring.fetch_all()
-            .map_err(|e| format!("fetch of queue {queue}: {e}"))?;
         Ok((lane, ring))
     })();
-    let (lane, ring) = match prepared {
+    let (lane, mut ring) = match prepared {
         Ok(prepared) => {
-            ready(Ok(()));
+            tell(Ok(()));
             prepared
         }
         Err(why) => {
-            ready(Err(why));
+            tell(Err(why));
             return Ok(());
         }
     };
+    together.wait();
+    let fetched = ring.fetch_all();
+    tell(match &fetched {
+        Ok(()) => Ok(()),
+        Err(error) => Err(format!("fetch of queue {queue}: {error}")),
+    });
+    fetched?;
     serve_tags(lane, ring, CharDevice::new(char_device, queue), depth)
 }
 

@@ -15,8 +15,8 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Barrier};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -69,6 +69,9 @@ const UDEV_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How much longer somebody is waited for whom nobody can see.
 const UNSEEN_PATIENCE: Duration = Duration::from_secs(8);
+
+/// When a request is overdue, in milliseconds.
+const OVERDUE_MS: &str = "1000";
 
 /// How often a volume whose closing is pending is looked at.
 const PENDING_INTERVAL: Duration = Duration::from_millis(250);
@@ -231,6 +234,12 @@ impl<'a> Server<'a> {
             }
             Mode::Recover => {
                 let id = kept.board.dev_id().unwrap_or(u32::MAX);
+                if kept.board.fetching() && !kept.features.has(Features::PER_IO_DAEMON) {
+                    return Err(UblkError::Server(format!(
+                        "the driver of this kernel cannot hand over device {id}: the server died while \
+                         its queues asked for their first requests"
+                    )));
+                }
                 ring.start_recovery(id, RECOVERY_PATIENCE)
                     .doing(|| format!("take over device {id}"))?;
                 ring.info(id).doing(|| format!("ask for device {id}"))?
@@ -272,12 +281,17 @@ impl<'a> Server<'a> {
             ring.set_params(id, &Params::new(&geometry))
                 .doing(|| format!("set the geometry of device {id}"))?;
         }
-        let queues = start_queues(&mut ring, &engine, &info)?;
+        let queues = start_queues(&mut ring, &engine, &info, &kept.board)?;
         match mode {
             Mode::Create { .. } => {
                 reporter.tell(&Progress::Step(Step::Start));
                 ring.start(id, pid.as_raw())
                     .doing(|| format!("start device {id}"))?;
+                if let Err(error) = notice_dead_servers_soon(id) {
+                    warnings.push(format!(
+                        "a server that dies may be noticed only after 30 seconds: {error}"
+                    ));
+                }
             }
             Mode::Recover => ring
                 .end_recovery(id, pid.as_raw())
@@ -350,17 +364,14 @@ impl<'a> Server<'a> {
     /// A signal asks for the end, as a service manager does at shutdown. In use, the device
     /// stays: taking it away would lose what its users have not written yet.
     fn signal(&mut self) -> Option<Stopped> {
-        let mut wants_end = false;
-        while let Ok(Some(signal)) = self.signals.read_signal() {
-            let number = signal.ssi_signo as i32;
-            wants_end |= [libc::SIGTERM, libc::SIGINT, libc::SIGHUP].contains(&number);
-        }
-        if !wants_end {
+        if !self.take_signals() {
             return None;
         }
         match self.stop_if_unused(PASSING_USER) {
             Ok(stopped) => Some(stopped),
             Err(why) => {
+                // Those that came while it waited are answered by this, too.
+                self.take_signals();
                 self.log.say(
                     Level::Warning,
                     &self.name,
@@ -369,6 +380,16 @@ impl<'a> Server<'a> {
                 None
             }
         }
+    }
+
+    /// Takes the signals that are pending; whether one of them asks for the end.
+    fn take_signals(&mut self) -> bool {
+        let mut wants_end = false;
+        while let Ok(Some(signal)) = self.signals.read_signal() {
+            let number = signal.ssi_signo as i32;
+            wants_end |= [libc::SIGTERM, libc::SIGINT, libc::SIGHUP].contains(&number);
+        }
+        wants_end
     }
 
     fn question(&mut self) -> Next {
@@ -614,12 +635,14 @@ fn start_queues(
     ring: &mut ControlRing,
     engine: &Arc<Engine>,
     info: &DeviceInfo,
+    board: &Board,
 ) -> Result<Queues, UblkError> {
     let id = info.dev_id();
     let char_device = Arc::new(open_char_device(id)?);
     let (ended, running) = nix::unistd::pipe2(OFlag::O_CLOEXEC).doing(|| "make a pipe".into())?;
     let running = Arc::new(running);
     let (tell, told) = mpsc::channel();
+    let together = Arc::new(Barrier::new(usize::from(info.queues()) + 1));
     let mut threads = Vec::with_capacity(usize::from(info.queues()));
     for number in 0..info.queues() {
         let queue = queue::Queue {
@@ -629,13 +652,14 @@ fn start_queues(
             depth: info.depth(),
             max_io_bytes: info.max_io_bytes(),
             cpus: ring.queue_cpus(id, number).unwrap_or_default(),
+            together: together.clone(),
         };
         let (tell, running) = (tell.clone(), running.clone());
         let thread = std::thread::Builder::new()
             .name(format!("luksmith-q{number}"))
             .stack_size(STACK_BYTES)
             .spawn(move || {
-                if queue::serve(queue, |ready| drop(tell.send(ready))).is_err() {
+                if queue::serve(queue, |how| drop(tell.send(how))).is_err() {
                     // Requests would wait for ever: better no server than half a one.
                     std::process::abort();
                 }
@@ -645,15 +669,23 @@ fn start_queues(
         threads.push(thread);
     }
     let end = Instant::now() + SETUP_PATIENCE;
-    for _ in 0..info.queues() {
-        match told.recv_timeout(end.saturating_duration_since(Instant::now())) {
-            Ok(Ok(())) => {}
-            Ok(Err(why)) => return Err(UblkError::Server(why)),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                return Err(UblkError::Server("the queue threads do not start".into()));
+    let all_queues = || {
+        for _ in 0..info.queues() {
+            match told.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(Ok(())) => {}
+                Ok(Err(why)) => return Err(UblkError::Server(why)),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    return Err(UblkError::Server("the queue threads do not start".into()));
+                }
             }
         }
-    }
+        Ok(())
+    };
+    all_queues()?;
+    board.set_fetching(true);
+    together.wait();
+    all_queues()?;
+    board.set_fetching(false);
     Ok(Queues {
         char_device,
         threads,
@@ -670,7 +702,10 @@ fn open_char_device(id: u32) -> Result<File, UblkError> {
             Err(error)
                 if matches!(
                     error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
+                    io::ErrorKind::NotFound
+                        | io::ErrorKind::PermissionDenied
+                        // A server that was killed while it took over, and is not quite gone.
+                        | io::ErrorKind::ResourceBusy
                 ) && Instant::now() < end =>
             {
                 std::thread::sleep(Duration::from_millis(2));
@@ -678,6 +713,13 @@ fn open_char_device(id: u32) -> Result<File, UblkError> {
             other => return other.doing(|| format!("open {path}")),
         }
     }
+}
+
+/// Kernels before 6.15 look for a dead server only when a request is overdue, if the server had all
+/// tags of a queue in hand. While the server lives, being overdue means nothing to the driver.
+fn notice_dead_servers_soon(id: u32) -> io::Result<()> {
+    let attribute = format!("/sys/block/ublkb{id}/queue/io_timeout");
+    std::fs::write(attribute, OVERDUE_MS)
 }
 
 fn device_geometry(engine: &Engine, options: &ServeOptions, max_io_bytes: u32) -> Geometry {

@@ -84,7 +84,8 @@ impl QueueRing {
         Ok(())
     }
 
-    /// Asks for a first request under each tag; the kernel has taken all when this returns.
+    /// Asks for a first request under each tag; the kernel has taken all when this returns. All of them in one
+    /// call: a kernel before 6.16 does not let go of a process that is killed after a part of them.
     pub(crate) fn fetch_all(&mut self) -> io::Result<()> {
         for tag in 0..self.depth {
             self.command(sys::UBLK_U_IO_FETCH_REQ, Tag(tag), 0)?;

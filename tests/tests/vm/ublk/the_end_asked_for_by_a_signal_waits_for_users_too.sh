@@ -5,11 +5,14 @@ luksmith format --batch-mode --key-file $KEY $CHEAP /dev/vda
 open_volume /dev/vda ours
 mkfs.ext4 -q /dev/luksmith/ours
 mount /dev/luksmith/ours /mnt
+asked=0
 for who in server keeper; do
+	# Three signals at once are one question and get one answer.
 	for signal in TERM INT HUP; do pkill -$signal -x luksmith-$who; done
-	sleep 3
+	asked=$((asked + 1))
 	noise /mnt/noise 2
 	sync
+	within 60 sh -c "[ \$(dmesg | grep -c 'asked to end, but it is in use; still serving') = $asked ]"
 	pgrep -x luksmith-server && pgrep -x luksmith-keeper
 done
 [ "$(luksmith status ours --json | grep -o '"recoveries": *[0-9]*' | grep -o '[0-9]*')" = 0 ]
