@@ -220,6 +220,7 @@ fn group_command(group: &'static str) -> Command {
         .about(match group {
             "slot" => "Work with the keyslots",
             "token" => "Work with the tokens",
+            "tpm" => "Work with the TPM, and with the slots that it opens",
             _ => "Work with the header as a whole",
         })
         .subcommand_required(true)

@@ -30,6 +30,10 @@ pub(crate) struct Entry {
     pub timeout: Option<Duration>,
     /// `x-systemd.device-timeout=`: how long the disk may take to appear.
     pub device_timeout: Duration,
+    /// `tpm2-device=`: where the TPM is whose tokens open the volume.
+    pub tpm_device: Option<String>,
+    /// `token-timeout=`: how long that TPM may take to appear.
+    pub token_timeout: Duration,
     /// `headless`: never ask.
     pub headless: bool,
     /// `nofail`: the boot goes on without it.
@@ -52,6 +56,9 @@ pub(crate) fn parse(table: &str) -> Vec<Result<Entry, (String, String)>> {
 
 /// How long a disk may take to appear, where the line does not say.
 const DEVICE_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// How long a TPM that the line names may take to appear.
+const TOKEN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Options that change nothing here: they tune dm-crypt, repeat what is always so, or are for
 /// those who order the boot.
@@ -128,6 +135,8 @@ fn entry(name: &str, source: &str, key: &str, options: &[&str]) -> Result<Entry,
         tries: 3,
         timeout: None,
         device_timeout: DEVICE_TIMEOUT,
+        tpm_device: None,
+        token_timeout: TOKEN_TIMEOUT,
         headless: false,
         nofail: false,
         noauto: false,
@@ -151,6 +160,10 @@ fn entry(name: &str, source: &str, key: &str, options: &[&str]) -> Result<Entry,
             "x-systemd.device-timeout" => {
                 // 0 is "without end" there; a disk that never comes must not keep a boot for ever.
                 entry.device_timeout = span(&value).ok_or_else(wrong)?.unwrap_or(DEVICE_TIMEOUT);
+            }
+            "tpm2-device" => entry.tpm_device = Some(value),
+            "token-timeout" => {
+                entry.token_timeout = span(&value).ok_or_else(wrong)?.unwrap_or(TOKEN_TIMEOUT);
             }
             "keyfile-offset" => entry.key_offset = value.parse().map_err(|_| wrong())?,
             "keyfile-size" => {
@@ -293,8 +306,11 @@ mod tests {
         assert_eq!(entry.tries, 0);
         let entry = one(
             "home /dev/sda2 none discard,luksmith,read-only,nofail,noauto,headless,key-slot=3,\
-             keyfile-size=32,keyfile-offset=8,header=LABEL=hdr,x-initrd.attach,timeout=0,new-thing=1",
+             keyfile-size=32,keyfile-offset=8,header=LABEL=hdr,x-initrd.attach,timeout=0,new-thing=1,\
+             tpm2-device=auto,token-timeout=2min",
         );
+        assert_eq!(entry.tpm_device.as_deref(), Some("auto"));
+        assert_eq!(entry.token_timeout, Duration::from_secs(120));
         assert!(entry.discard && entry.read_only && entry.nofail && entry.noauto && entry.headless);
         assert_eq!((entry.key_slot, entry.key_size), (Some(3), Some(32)));
         assert_eq!((entry.key_offset, entry.tries), (8, 3));

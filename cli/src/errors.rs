@@ -6,8 +6,11 @@ use std::io;
 use std::path::Path;
 
 use luksmith_crypto::CryptoError;
-use luksmith_keyslot::{Attempt, Outcome, PlanError, Tried, UnlockError, UnlockErrorKind};
+use luksmith_keyslot::{
+    Attempt, Outcome, PlanError, TokenError, Tried, UnlockError, UnlockErrorKind,
+};
 use luksmith_luks2::{FormatError, ResolveError};
+use luksmith_tpm::TpmError;
 use luksmith_ublk_target::UblkError;
 use luksmith_volume::{LockError, OpenError, StoreError, VolumeError};
 
@@ -214,9 +217,15 @@ pub(crate) fn unlock(path: &Path, error: &UnlockError) -> Failure {
         Failure::new(exit, format!("cannot unlock {name}: {error}")),
         &error.attempts,
     );
-    let only_wrong = error.kind == UnlockErrorKind::WrongSecret;
+    let by_token = |attempt: &Attempt| matches!(attempt.tried, Tried::Token(_));
+    let tokens_only = !error.attempts.is_empty() && error.attempts.iter().all(by_token);
+    if tokens_only && error.kind != UnlockErrorKind::Unsupported {
+        let what = format!("cannot unlock {name}: no token gives a key");
+        return tried(Failure::new(exit, what), &error.attempts)
+            .command(format!("luksmith tpm list {name}"));
+    }
     match error.kind {
-        UnlockErrorKind::WrongSecret if only_wrong => failure
+        UnlockErrorKind::WrongSecret => failure
             .hint("check the keyboard layout and caps lock; a key file is used whole, its last newline too"),
         UnlockErrorKind::NoSuchSlot | UnlockErrorKind::NothingToTry => failure
             .hint("see which keyslots there are")
@@ -257,11 +266,62 @@ fn tried(mut failure: Failure, attempts: &[Attempt]) -> Failure {
         let how = match &attempt.outcome {
             Outcome::Opened => "opened".to_string(),
             Outcome::Slot(error) => chain(error),
+            Outcome::Token(TokenError::LockedOut {
+                remaining: Some(time),
+            }) => format!(
+                "locked out after too many wrong tries, for at most {}",
+                span(time.as_secs())
+            ),
             Outcome::Token(error) => chain(error),
         };
         failure = failure.detail(format!("tried: {who}: {how}"));
     }
     failure
+}
+
+/// A span of time in the unit that a person would take.
+pub(crate) fn span(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds.div_ceil(60)),
+        _ => format!("{} h", seconds.div_ceil(3600)),
+    }
+}
+
+/// A TPM.
+pub(crate) fn tpm(error: &TpmError) -> Failure {
+    let exit = match error {
+        TpmError::NotPresent { .. } | TpmError::Transport(_) => Exit::WrongDevice,
+        TpmError::WrongPin { .. }
+        | TpmError::PinNeeded
+        | TpmError::LockedOut { .. }
+        | TpmError::PolicyMismatch { .. }
+        | TpmError::HierarchyAuth { .. } => Exit::NoPermission,
+        TpmError::Busy { .. } => Exit::Busy,
+        _ => Exit::Failure,
+    };
+    let failure = Failure::new(exit, chain(error));
+    match error {
+        TpmError::NotPresent { .. } => failure
+            .hint("see whether the firmware has it switched on, or name it with --tpm2-device")
+            .command("ls /dev/tpm*"),
+        TpmError::Transport(source) if source.kind() == io::ErrorKind::PermissionDenied => {
+            failure.hint("run the command as root, or as a member of the group tss")
+        }
+        TpmError::LockedOut { remaining } => match remaining {
+            Some(time) => failure.hint(format!(
+                "wait {} with the machine on; a recovery key or passphrase opens the volume meanwhile",
+                span(time.as_secs())
+            )),
+            None => failure.hint("a recovery key or passphrase opens the volume meanwhile"),
+        },
+        TpmError::HierarchyAuth { .. } => failure
+            .hint("somebody took this TPM into possession; luksmith needs its owner authorization to be empty"),
+        TpmError::Full { .. } => failure
+            .hint("free a persistent handle or an index that nothing uses any more")
+            .command("tpm2_getcap handles-persistent"),
+        _ => failure.command("luksmith tpm status"),
+    }
 }
 
 /// The header store.

@@ -17,6 +17,7 @@ mod passphrase;
 mod progress;
 mod prompt;
 mod session;
+mod tpm_device;
 mod verbs;
 
 use std::process::ExitCode;

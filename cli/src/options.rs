@@ -162,6 +162,7 @@ pub(crate) const OPTIONS: &[Opt] = &[
         Path,
         "Read the existing passphrase from this file, whole and binary; - is standard input",
     )
+    .also(&["unlock-key-file"])
     .short('d'),
     Opt::new(
         "keyfile-offset",
@@ -467,6 +468,65 @@ pub(crate) const OPTIONS: &[Opt] = &[
         Nothing,
         "Replace the token that has this number",
     ),
+    // ---- TPM and recovery key; the names are those of systemd-cryptenroll
+    Opt::new(
+        "tpm2-device",
+        Text("TPM"),
+        "Where the TPM is: auto, a device, swtpm:host=H,port=P or swtpm:path=SOCKET [default: auto]",
+    )
+    .ours(),
+    Opt::new(
+        "unlock-tpm2-device",
+        Text("TPM"),
+        "Take the volume key by the token of this TPM, and by nothing else",
+    )
+    .ours(),
+    Opt::new(
+        "tpm2-pcrs",
+        Text("PCRS"),
+        "Bind to these PCRs as they are now: numbers or names with + between, as in 7+11 or \
+         secure-boot-policy:sha256",
+    )
+    .ours(),
+    Opt::new(
+        "tpm2-with-pin",
+        OneOf(&["yes", "no", "true", "false", "1", "0", "argon2id", "direct"]),
+        "Ask for a PIN; direct makes one that systemd older than 262 can use, too",
+    )
+    .ours(),
+    Opt::new(
+        "pin-file",
+        Path,
+        "Read the PIN from the first line of this file",
+    )
+    .ours(),
+    Opt::new(
+        "new-pin-file",
+        Path,
+        "Read the new PIN from the first line of this file",
+    )
+    .ours(),
+    Opt::new(
+        "allow-untouched-pcrs",
+        Nothing,
+        "Bind to PCRs into which nothing was ever measured, which protects nothing",
+    )
+    .ours(),
+    Opt::new("recovery-key", Nothing, "Make a recovery key").ours(),
+    Opt::new(
+        "no-recovery-key",
+        Nothing,
+        "Make no recovery key; without one, a broken TPM or a forgotten PIN may cost the data",
+    )
+    .ours(),
+    Opt::new("password", Nothing, "Add a passphrase").ours(),
+    Opt::new(
+        "wipe-slot",
+        Text("SLOTS"),
+        "Remove these slots: numbers, or all, empty, password, recovery, tpm2, fido2, pkcs11, \
+         with commas between",
+    )
+    .ours(),
     // ---- progress
     Opt::new("progress-json", Nothing, "Print progress as JSON lines"),
     Opt::new(

@@ -77,6 +77,14 @@ impl Source {
         }
     }
 
+    /// The first line of a file, without its newline: a PIN is typed elsewhere, where no newline is part of it.
+    pub(crate) fn line_of(path: &Path) -> Result<Passphrase, Failure> {
+        let mut bytes = Self::key_file(path.to_path_buf(), 0, None).read_file(path)?;
+        let end = bytes.expose().iter().position(|byte| *byte == b'\n');
+        bytes.truncate(end.unwrap_or(bytes.len()));
+        Ok(Passphrase::new(bytes))
+    }
+
     /// A person, once; nobody waits longer than `timeout`.
     pub(crate) fn person(timeout: Option<Duration>) -> Self {
         Self {

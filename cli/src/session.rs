@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use luksmith_crypto::{AllowNull, Passphrase};
 use luksmith_keyslot::{
-    OpenLimits, PinRequest, Target, TokenUnlock, UnlockError, UnlockErrorKind, Unlocked, Which,
+    OpenLimits, Target, UnlockError, UnlockErrorKind, Unlocked, Which, as_recovery_key,
 };
 use luksmith_luks2::{Area, Change, Header, Metadata};
 use luksmith_volume::{
@@ -14,11 +14,14 @@ use luksmith_volume::{
 
 use crate::args::Args;
 use crate::errors;
-use crate::exit::Exit;
 use crate::hint::{Failure, shell};
 use crate::output;
 use crate::passphrase::{self, Source};
 use crate::prompt;
+
+mod by_token;
+
+pub(crate) use by_token::Tokens;
 
 /// A volume whose header is loaded.
 pub(crate) struct Session {
@@ -104,8 +107,25 @@ impl Session {
             .map_err(|e| errors::store(&path, e))
     }
 
-    /// Tries one passphrase on the keyslots.
+    /// Tries one passphrase on the keyslots; a recovery key also in its proper form.
     pub(crate) fn try_passphrase(
+        &mut self,
+        which: Which,
+        target: Target,
+        passphrase: &Passphrase,
+    ) -> Result<Unlocked, UnlockError> {
+        let typed = self.try_as_typed(which, target, passphrase);
+        match (&typed, as_recovery_key(passphrase)) {
+            (Err(error), Ok(Some(proper)))
+                if error.kind == UnlockErrorKind::WrongSecret && !proper.ct_eq(passphrase) =>
+            {
+                self.try_as_typed(which, target, &proper)
+            }
+            _ => typed,
+        }
+    }
+
+    fn try_as_typed(
         &mut self,
         which: Which,
         target: Target,
@@ -176,11 +196,12 @@ impl Session {
         args: &Args,
         slot: Option<u8>,
         target: Target,
+        tokens: Tokens,
     ) -> Result<Unlocked, Failure> {
         if let Some(path) = args.path("volume-key-file") {
             return self.by_volume_key_file(&path);
         }
-        if let Some(unlocked) = self.by_token(args, target)? {
+        if let Some(unlocked) = self.by_token(args, target, tokens)? {
             said_unlocked(args, &unlocked)?;
             return Ok(unlocked);
         }
@@ -208,70 +229,6 @@ impl Session {
         luksmith_keyslot::verify_volume_key(self.header(), candidate, &self.limits)
             .map_err(|e| errors::unlock(&self.header_path, &e))
     }
-
-    /// Tries the tokens. `None`: none opened, and a passphrase may be asked for.
-    fn by_token(&mut self, args: &Args, target: Target) -> Result<Option<Unlocked>, Failure> {
-        let only = args.flag("token-only");
-        let id = args.index("token-id");
-        let kind = args.text("token-type");
-        let asked = only || id.is_some() || kind.is_some();
-        let handlers = token_handlers();
-        if !asked && handlers.is_empty() {
-            return Ok(None);
-        }
-        let handlers: Vec<&dyn TokenUnlock> = handlers.iter().map(AsRef::as_ref).collect();
-        let Self { store, limits, .. } = self;
-        let store = &*store;
-        let mut areas =
-            |area: Area, len: usize| store.read_area(area.offset, len as u64).map_err(Into::into);
-        let mut pin = |request: PinRequest<'_>| -> Option<Passphrase> {
-            if !prompt::person_there() {
-                return None;
-            }
-            let left = request
-                .tries_left
-                .map_or(String::new(), |n| format!(" ({n} tries left)"));
-            prompt::passphrase(&format!("{}{left}: ", request.what), None)
-                .ok()
-                .map(Passphrase::new)
-        };
-        let tried = luksmith_keyslot::unlock_by_tokens(
-            store.header(),
-            id.map_or(Which::ByPriority, Which::Only),
-            kind.as_deref(),
-            target,
-            &handlers,
-            &mut pin,
-            &mut areas,
-            limits,
-        );
-        match tried {
-            Ok(unlocked) => Ok(Some(unlocked)),
-            Err(e) if only => {
-                let mut failure = errors::unlock(&self.header_path, &e);
-                if matches!(
-                    e.kind,
-                    UnlockErrorKind::NothingToTry | UnlockErrorKind::Unsupported
-                ) {
-                    failure.exit = Exit::Failure;
-                    failure = failure.hint("leave out --token-only to be asked for a passphrase");
-                    failure.commands.clear();
-                }
-                Err(failure)
-            }
-            Err(e) => {
-                for line in &errors::unlock(&self.header_path, &e).details {
-                    output::note(line);
-                }
-                Ok(None)
-            }
-        }
-    }
-}
-
-/// The kinds of tokens that this program can unlock by; none yet.
-fn token_handlers() -> Vec<Box<dyn TokenUnlock>> {
-    Vec::new()
 }
 
 fn said_unlocked(args: &Args, unlocked: &Unlocked) -> Result<(), Failure> {

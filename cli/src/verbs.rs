@@ -92,7 +92,19 @@ const KDF: &[&str] = &[
     "progress-json",
     "progress-frequency",
 ];
-const TOKEN: &[&str] = &["token-id", "token-only", "token-type"];
+const TOKEN: &[&str] = &[
+    "token-id",
+    "token-only",
+    "token-type",
+    "tpm2-device",
+    "pin-file",
+];
+const BINDING: &[&str] = &[
+    "tpm2-pcrs",
+    "tpm2-with-pin",
+    "new-pin-file",
+    "allow-untouched-pcrs",
+];
 const UNLOCK: &[&str] = &["key-slot", "volume-key-file", "allow-null-cipher"];
 const PERF: &[&str] = &[
     "perf-same_cpu_crypt",
@@ -402,6 +414,113 @@ pub(crate) const VERBS: &[Verb] = &[
         options: &[HEADER, &["token-id", "key-slot"]],
         hidden: false,
         run: c::token::unassign,
+    },
+    Verb {
+        name: "enroll",
+        also: &[],
+        about: "Add a slot for a TPM, a recovery key or a password, or wipe slots; as systemd-cryptenroll",
+        more: "Without an option it lists the slots and what they are for. --wipe-slot wipes after \
+               the new slot is on the disk, and never the last one that opens the data.",
+        positionals: &[HEADER_DEVICE],
+        options: &[
+            HEADER,
+            KEY,
+            KDF,
+            TOKEN,
+            BINDING,
+            JSON,
+            &[
+                "volume-key-file",
+                "allow-null-cipher",
+                "unlock-tpm2-device",
+                "recovery-key",
+                "password",
+                "wipe-slot",
+                "new-keyfile",
+                "new-keyfile-offset",
+                "new-keyfile-size",
+                "force-password",
+            ],
+        ],
+        hidden: false,
+        run: c::enroll::run,
+    },
+    Verb {
+        name: "tpm enroll",
+        also: &[],
+        about: "Have the TPM open the volume: with a PIN, or bound to PCRs with --tpm2-pcrs",
+        more: "Makes a recovery key first, unless there is one, and shows it once. What is sealed \
+               is unsealed again before anything is written. The token is systemd's own: \
+               systemd-cryptsetup opens it, too.",
+        positionals: &[HEADER_DEVICE],
+        options: &[
+            HEADER,
+            KEY,
+            TOKEN,
+            BINDING,
+            &[
+                "volume-key-file",
+                "allow-null-cipher",
+                "unlock-tpm2-device",
+                "no-recovery-key",
+                "progress-json",
+                "progress-frequency",
+            ],
+        ],
+        hidden: false,
+        run: c::enroll::tpm,
+    },
+    Verb {
+        name: "tpm list",
+        also: &[],
+        about: "List the slots that a TPM opens, and whether each would open now",
+        more: "No PIN is asked for and no try is spent.",
+        positionals: &[HEADER_DEVICE],
+        options: &[HEADER, JSON, &["tpm2-device"]],
+        hidden: false,
+        run: c::tpm::list,
+    },
+    Verb {
+        name: "tpm wipe",
+        also: &[],
+        about: "Remove the slots that a TPM opens, or the one of --token-id",
+        more: "",
+        positionals: &[HEADER_DEVICE],
+        options: &[HEADER, &["token-id"]],
+        hidden: false,
+        run: c::wipe::tpm,
+    },
+    Verb {
+        name: "tpm reseal",
+        also: &[],
+        about: "Bind a TPM slot to the PCRs as they are now, after an update changed them",
+        more: "A passphrase or the recovery key opens the volume for it. The old slot goes when \
+               the new one is on the disk. A PIN is set anew.",
+        positionals: &[HEADER_DEVICE],
+        options: &[
+            HEADER,
+            KEY,
+            TOKEN,
+            &[
+                "volume-key-file",
+                "allow-null-cipher",
+                "new-pin-file",
+                "progress-json",
+                "progress-frequency",
+            ],
+        ],
+        hidden: false,
+        run: c::tpm::reseal,
+    },
+    Verb {
+        name: "tpm status",
+        also: &[],
+        about: "Show the TPM: maker, PCR banks, wrong PINs so far and when it forgets them",
+        more: "",
+        positionals: &[],
+        options: &[JSON, &["tpm2-device"]],
+        hidden: false,
+        run: c::tpm::status,
     },
     Verb {
         name: "config",

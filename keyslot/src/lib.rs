@@ -24,9 +24,9 @@
 //!
 //! | verb | function | order on the disk |
 //! |---|---|---|
-//! | add a key | [`add`], [`add_with`], [`add_unbound`] | key area, barrier, header |
+//! | add a key | [`add`], [`add_with`], [`add_unbound`], [`plan_recovery`] | key area, barrier, header |
 //! | new passphrase or new KDF for a slot | [`change`] | new key area, barrier, header, wipe of the old area |
-//! | remove a slot | [`remove`] | header without the slot, wipe of its area |
+//! | remove slots | [`remove`], [`remove_all_of`] | header without the slot, wipe of its area |
 //! | remove all | [`erase`] | the same for every slot |
 //! | priority | [`set_priority`] | header |
 //! | new volume | [`plan_format`] | wipe, key area, barrier, header |
@@ -50,6 +50,7 @@ mod error;
 mod format;
 mod open;
 mod policy;
+mod recovery;
 mod remove;
 mod seal;
 mod token;
@@ -63,7 +64,10 @@ pub use format::{
 };
 pub use open::{Unlocked, area_bytes, open_slot, verify_volume_key};
 pub use policy::{Calibration, DigestCost, KdfChoice, LastSlot, OpenLimits, usable_slots};
-pub use remove::{erase, remove, set_priority};
+pub use recovery::{
+    RECOVERY_KIND, as_recovery_key, has_recovery_key, new_recovery_key, plan_recovery,
+};
+pub use remove::{erase, remove, remove_all_of, set_priority};
 pub use token::{PinRequest, TokenError, TokenUnlock, tokens_to_try, unlock_by_tokens};
 pub use unlock::{
     Attempt, Outcome, ReadArea, ReadError, Target, Tried, Which, slots_to_try, unlock,

@@ -25,6 +25,38 @@ pub fn remove(header: &Header, slot: u8, last: LastSlot) -> Result<Change, PlanE
     Ok(Change::remove_slots(header, &[slot])?)
 }
 
+/// Plans the removal of several slots, and of the tokens that lead to them and to no other, in one
+/// commit.
+///
+/// # Errors
+/// As [`remove`]; [`PlanError::LastSlot`] if none that opens the data would be left.
+pub fn remove_all_of(header: &Header, slots: &[u8], last: LastSlot) -> Result<Change, PlanError> {
+    let metadata = header.metadata();
+    may_change(metadata)?;
+    for slot in slots {
+        metadata
+            .keyslot(*slot)
+            .ok_or(PlanError::NoSuchSlot(*slot))?;
+    }
+    let left = usable_slots(metadata)
+        .into_iter()
+        .any(|other| !slots.contains(&other));
+    let data = slots.iter().find(|slot| opens_data(metadata, **slot));
+    if let (LastSlot::Refuse, Some(slot), false) = (last, data, left) {
+        return Err(PlanError::LastSlot(*slot));
+    }
+    let tokens: Vec<u8> = metadata
+        .tokens()
+        .iter()
+        .filter(|(_, token)| {
+            let all_go = token.keyslots.iter().all(|slot| slots.contains(slot));
+            !token.keyslots.is_empty() && all_go
+        })
+        .map(|(number, _)| *number)
+        .collect();
+    Ok(Change::remove_slots_and_tokens(header, slots, &tokens)?)
+}
+
 /// Plans the end of all slots: the header stays, nothing opens the data any more.
 ///
 /// # Errors

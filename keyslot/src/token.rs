@@ -12,6 +12,7 @@ use luksmith_luks2::{Header, Metadata, Priority, Token};
 use crate::error::{SlotError, UnlockError, UnlockErrorKind};
 use crate::open::{Unlocked, may_open};
 use crate::policy::OpenLimits;
+use crate::recovery::RECOVERY_KIND;
 use crate::unlock::{Attempt, Outcome, ReadArea, Target, Tried, Which, opens_data, read_and_open};
 
 /// Something that turns tokens of some kinds into passphrases.
@@ -133,6 +134,10 @@ pub fn unlock_by_tokens(
             continue;
         };
         if kind.is_some_and(|kind| kind != token.kind) {
+            continue;
+        }
+        // It only says what its slot is for.
+        if token.kind == RECOVERY_KIND && which == Which::ByPriority {
             continue;
         }
         let handler = handlers

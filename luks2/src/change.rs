@@ -223,6 +223,19 @@ impl Change {
     /// # Errors
     /// A slot is missing or steers a re-encryption; an unknown requirement.
     pub fn remove_slots(before: &Header, slots: &[u8]) -> Result<Self, FormatError> {
+        Self::remove_slots_and_tokens(before, slots, &[])
+    }
+
+    /// [`remove_slots`](Self::remove_slots), and tokens in the same commit: those that lead nowhere without
+    /// the slots.
+    ///
+    /// # Errors
+    /// As there; a token is missing.
+    pub fn remove_slots_and_tokens(
+        before: &Header,
+        slots: &[u8],
+        tokens: &[u8],
+    ) -> Result<Self, FormatError> {
         not_in_reencryption(before)?;
         let mut metadata = before.metadata.clone();
         let mut areas = Vec::new();
@@ -236,6 +249,9 @@ impl Change {
                 .area(),
             );
             metadata = metadata.without_keyslot(*number)?;
+        }
+        for token in tokens {
+            metadata = metadata.without_token(*token)?;
         }
         let mut plan = Plan::begin(before)?;
         plan.forget(&before.with_metadata(metadata)?, areas)?;

@@ -43,6 +43,7 @@ mod hash;
 mod meaning;
 mod native;
 mod pcr;
+mod pcr_list;
 pub mod policy;
 mod template;
 pub mod token;
@@ -59,6 +60,7 @@ pub use esapi::Esapi;
 pub use hash::{Digest, HashAlg};
 pub use native::{Native, seal_offline};
 pub use pcr::{PCRS, PcrSelection, PcrValues};
+pub use pcr_list::{PcrList, pcr_name};
 pub use policy::{Assertion, Policy};
 pub use tpm::{
     Facts, Lock, Lockout, LockoutRules, MAX_SEALED_BYTES, NvAuth, NvLock, PrimaryTemplate,

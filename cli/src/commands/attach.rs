@@ -1,7 +1,7 @@
 //! `attach`: opens the volumes of `/etc/crypttab` that are ours; what runs at boot.
 //!
-//! Each volume is tried in the order of its line: with the key file, then with every passphrase
-//! that was typed for another volume, then by asking. Nothing here falls back to anything that
+//! Each volume is tried in the order of its line: with the key file, or with the tokens of its header, then with
+//! every passphrase that was typed for another volume, then by asking. Nothing here falls back to anything that
 //! does not end locked: whoever called decides what a failure means.
 
 use std::ffi::OsString;
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use luksmith_crypto::Passphrase;
 use luksmith_keyslot::{Target, UnlockErrorKind, Unlocked, Which};
+use luksmith_tpm::{Address, TpmError};
 use luksmith_ublk_target::{UblkError, VolumeName};
 
 use crate::args::{self, Args, Parsed};
@@ -21,7 +22,8 @@ use crate::exit::Exit;
 use crate::hint::{Failure, shell};
 use crate::output;
 use crate::passphrase::Source;
-use crate::session::Session;
+use crate::session::{Session, Tokens};
+use crate::tpm_device;
 
 /// The table, where no option names another.
 const TABLE: &str = "/etc/crypttab";
@@ -98,7 +100,7 @@ fn attach(entry: &Entry, initramfs: bool, typed: &mut Vec<Passphrase>) -> Result
     let args = as_open(entry, initramfs)?;
     let mut session = Session::read(&args)?;
     let volume = session.volume_plan(&args)?;
-    let unlocked = unlock(entry, &mut session, typed)?;
+    let unlocked = unlock(entry, &args, &mut session, typed)?;
     open::serve(&args, &session, name, volume, unlocked).map(|_| ())
 }
 
@@ -114,6 +116,12 @@ fn as_open(entry: &Entry, initramfs: bool) -> Result<Box<Args>, Failure> {
     if let Some(header) = &entry.header {
         words.extend(["--header".into(), header.into()]);
     }
+    if let Some(tpm) = &entry.tpm_device {
+        words.extend(["--tpm2-device".into(), tpm.into()]);
+    }
+    if entry.tries > 0 {
+        words.extend(["--tries".into(), entry.tries.to_string().into()]);
+    }
     words.extend([
         "--".into(),
         entry.source.clone().into(),
@@ -127,6 +135,7 @@ fn as_open(entry: &Entry, initramfs: bool) -> Result<Box<Args>, Failure> {
 
 fn unlock(
     entry: &Entry,
+    args: &Args,
     session: &mut Session,
     typed: &mut Vec<Passphrase>,
 ) -> Result<Unlocked, Failure> {
@@ -150,6 +159,11 @@ fn unlock(
             )),
         }
     }
+    if entry.key_slot.is_none()
+        && let Some(unlocked) = by_token(entry, args, session)?
+    {
+        return Ok(unlocked);
+    }
     for passphrase in typed.iter() {
         match session.try_passphrase(which, Target::Data, passphrase) {
             Ok(unlocked) => return Ok(unlocked),
@@ -164,6 +178,34 @@ fn unlock(
         ));
     }
     ask(entry, session, which, typed)
+}
+
+/// Tries the tokens; of each that does not open it is said why.
+fn by_token(
+    entry: &Entry,
+    args: &Args,
+    session: &mut Session,
+) -> Result<Option<Unlocked>, Failure> {
+    if let Some(device) = &entry.tpm_device {
+        wait_for_tpm(&tpm_device::parse(device)?, entry.token_timeout);
+    }
+    let tokens = if entry.headless {
+        Tokens::FirstUnattended
+    } else {
+        Tokens::First
+    };
+    session.by_token(args, Target::Data, tokens)
+}
+
+/// Waits until a TPM is there, or for so long; what uses it says that it is not.
+fn wait_for_tpm(address: &Address, patience: Duration) {
+    let end = Instant::now() + patience;
+    while let Err(TpmError::NotPresent { .. }) = luksmith_tpm::transport::open(address) {
+        if Instant::now() >= end {
+            break;
+        }
+        sleep(Duration::from_millis(100));
+    }
 }
 
 /// Asks until a passphrase opens, as often as the line allows.

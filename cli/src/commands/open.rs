@@ -11,7 +11,7 @@ use crate::errors;
 use crate::hint::{Failure, shell};
 use crate::output;
 use crate::prompt;
-use crate::session::Session;
+use crate::session::{Session, Tokens};
 
 /// Options that set a persistent flag, and the flag's name in the header.
 const FLAGS: [(&str, &str); 6] = [
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     };
     // What cannot be opened is said before anybody is asked for a passphrase.
     let volume = session.volume_plan(args)?;
-    let unlocked = session.volume_key(args, args.index("key-slot"), Target::Data)?;
+    let unlocked = session.volume_key(args, args.index("key-slot"), Target::Data, Tokens::First)?;
     let opened = serve(args, &session, name, volume, unlocked)?;
     if persistent {
         store_flags(&mut session, &flags).map_err(|failure| {
@@ -133,7 +133,7 @@ fn test_passphrase(args: &Args, unbound: bool) -> Result<(), Failure> {
         Target::Data
     };
     session
-        .volume_key(args, args.index("key-slot"), target)
+        .volume_key(args, args.index("key-slot"), target, Tokens::First)
         .map(|_| ())
 }
 

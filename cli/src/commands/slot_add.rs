@@ -11,7 +11,7 @@ use crate::kdf;
 use crate::output;
 use crate::passphrase::{self, Source};
 use crate::progress::Progress;
-use crate::session::{Serial, Session};
+use crate::session::{Serial, Session, Tokens};
 
 /// Runs the verb.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
@@ -83,7 +83,7 @@ fn existing_key(
     slot: Option<u8>,
 ) -> Result<VolumeKey, Failure> {
     session
-        .volume_key(args, slot, Target::Data)
+        .volume_key(args, slot, Target::Data, Tokens::WhenAsked)
         .map(|unlocked| unlocked.key)
 }
 

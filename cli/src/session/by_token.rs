@@ -1,0 +1,196 @@
+//! The volume key by a token of the header: which tokens, whom to ask for a PIN, what is said
+//! when none opens.
+
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+
+use luksmith_crypto::{Passphrase, SecretBytes};
+use luksmith_keyslot::{
+    Outcome, PinRequest, Target, TokenError, TokenUnlock, UnlockError, UnlockErrorKind, Unlocked,
+    Which,
+};
+use luksmith_luks2::Area;
+use luksmith_tpm::token::TpmTokens;
+use luksmith_tpm::{Native, Tpm};
+
+use super::Session;
+use crate::args::Args;
+use crate::errors;
+use crate::exit::Exit;
+use crate::hint::Failure;
+use crate::output;
+use crate::passphrase::Source;
+use crate::prompt;
+use crate::tpm_device;
+
+/// When tokens are tried.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Tokens {
+    /// First of all, unless a key file was given: to open a volume.
+    First,
+    /// Only when an option asks for it: to change one. Whoever may use the machine's TPM need not be
+    /// somebody who knows a passphrase.
+    WhenAsked,
+    /// First of all, and nobody is asked for a PIN: for a boot with nobody there.
+    FirstUnattended,
+}
+
+/// Options that ask for tokens.
+fn asked(args: &Args) -> bool {
+    only(args) || args.index("token-id").is_some() || args.text("token-type").is_some()
+}
+
+/// Options after which nothing else is tried.
+fn only(args: &Args) -> bool {
+    args.flag("token-only") || args.text("unlock-tpm2-device").is_some()
+}
+
+impl Session {
+    /// Tries the tokens. `None`: none opened, and a passphrase may be asked for.
+    pub(crate) fn by_token(
+        &mut self,
+        args: &Args,
+        target: Target,
+        tokens: Tokens,
+    ) -> Result<Option<Unlocked>, Failure> {
+        let asked = asked(args);
+        let elsewhere = args.path("key-file").is_some() || args.index("key-slot").is_some();
+        if !asked && (tokens == Tokens::WhenAsked || elsewhere) {
+            return Ok(None);
+        }
+        let address = tpm_device::to_unlock(args)?;
+        let tpm = TpmTokens::new(|| Ok(Box::new(Native::open(&address)?) as Box<dyn Tpm>));
+        if !asked && !self.has_token_of(&tpm) {
+            return Ok(None);
+        }
+        let source = PinSource::new(args, tokens, &self.data_path);
+        let mut tries = source.tries(args);
+        loop {
+            let tried = self.walk_tokens(args, target, &tpm, &source);
+            let error = match tried {
+                Ok(unlocked) => return Ok(Some(unlocked)),
+                Err(error) => error,
+            };
+            tries -= 1;
+            if tries > 0 && wrong_pin(&error) && !source.declined.get() {
+                output::note("The TPM does not take this PIN.");
+                continue;
+            }
+            if only(args) {
+                return Err(self.only_tokens(args, &error));
+            }
+            for line in &errors::unlock(&self.header_path, &error).details {
+                output::note(line);
+            }
+            return Ok(None);
+        }
+    }
+
+    fn has_token_of(&self, handler: &dyn TokenUnlock) -> bool {
+        self.metadata()
+            .tokens()
+            .values()
+            .any(|token| handler.kinds().contains(&&*token.kind))
+    }
+
+    fn walk_tokens(
+        &mut self,
+        args: &Args,
+        target: Target,
+        tpm: &dyn TokenUnlock,
+        pins: &PinSource,
+    ) -> Result<Unlocked, UnlockError> {
+        let Self { store, limits, .. } = self;
+        let store = &*store;
+        let mut areas =
+            |area: Area, len: usize| store.read_area(area.offset, len as u64).map_err(Into::into);
+        luksmith_keyslot::unlock_by_tokens(
+            store.header(),
+            args.index("token-id")
+                .map_or(Which::ByPriority, Which::Only),
+            args.text("token-type").as_deref(),
+            target,
+            &[tpm],
+            &mut |request| pins.read(&request),
+            &mut areas,
+            limits,
+        )
+    }
+
+    /// Nothing else may be tried.
+    fn only_tokens(&self, args: &Args, error: &UnlockError) -> Failure {
+        let mut failure = errors::unlock(&self.header_path, error);
+        if matches!(
+            error.kind,
+            UnlockErrorKind::NothingToTry | UnlockErrorKind::Unsupported
+        ) {
+            failure.exit = Exit::Failure;
+        }
+        failure.commands.clear();
+        if args.flag("token-only") {
+            failure.hint("leave out --token-only to be asked for a passphrase")
+        } else {
+            failure.hint("leave out --unlock-tpm2-device to be asked for a passphrase")
+        }
+    }
+}
+
+fn wrong_pin(error: &UnlockError) -> bool {
+    error
+        .attempts
+        .iter()
+        .any(|attempt| matches!(attempt.outcome, Outcome::Token(TokenError::WrongPin)))
+}
+
+/// Who is asked for a PIN: a file, or the person at the terminal, or nobody.
+struct PinSource {
+    file: Option<PathBuf>,
+    person: bool,
+    volume: String,
+    /// Somebody answered with an empty line: a passphrase it shall be.
+    declined: Cell<bool>,
+}
+
+impl PinSource {
+    fn new(args: &Args, tokens: Tokens, volume: &Path) -> Self {
+        Self {
+            file: args.path("pin-file"),
+            person: tokens != Tokens::FirstUnattended && prompt::person_there(),
+            volume: volume.display().to_string(),
+            declined: Cell::new(false),
+        }
+    }
+
+    /// A PIN in a file is the same the next time, and each time costs a try.
+    fn tries(&self, args: &Args) -> u32 {
+        match &self.file {
+            None if self.person => args.small("tries").unwrap_or(3),
+            _ => 1,
+        }
+    }
+
+    fn read(&self, request: &PinRequest<'_>) -> Option<Passphrase> {
+        if let Some(file) = &self.file {
+            return match Source::line_of(file) {
+                Ok(pin) => Some(pin),
+                Err(failure) => {
+                    output::note(&failure.what);
+                    None
+                }
+            };
+        }
+        if !self.person || self.declined.get() {
+            return None;
+        }
+        let left = match request.tries_left {
+            None => String::new(),
+            Some(1) => " (the last try before it locks itself)".to_owned(),
+            Some(n) => format!(" ({n} tries left)"),
+        };
+        let question = format!("{} for {}{left}: ", request.what, self.volume);
+        let typed = prompt::passphrase(&question, None).ok();
+        let typed = typed.filter(|typed: &SecretBytes| !typed.is_empty());
+        self.declined.set(typed.is_none());
+        typed.map(Passphrase::new)
+    }
+}

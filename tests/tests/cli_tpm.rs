@@ -1,0 +1,467 @@
+//! `enroll` and `tpm …`: slots for a TPM and for a recovery key, by the program itself, against an emulated
+//! TPM; systemd-cryptenroll beside it.
+
+#[path = "../../tpm/tests/support/mod.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod support;
+
+use std::path::Path;
+use std::process::Command;
+
+use luksmith_tests::cli::{SMALL, luksmith, snapshot};
+use luksmith_tests::cryptsetup::{Ended, cryptsetup, run};
+use luksmith_tpm::{HashAlg, Native, Tpm};
+use serde_json::Value;
+use support::Swtpm;
+use tempfile::TempDir;
+
+/// A volume with the passphrase `first`, files with PINs, and a TPM into whose PCR 7 something was measured.
+struct Bench {
+    folder: TempDir,
+    swtpm: Swtpm,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let volume = folder.path().join("volume");
+        let file = std::fs::File::create(volume).expect("a file");
+        file.set_len(6 << 20).expect("a file for the volume");
+        let mut args = vec!["format", "volume"];
+        // Of options that are given twice the last one counts: room for more slots.
+        args.extend(SMALL);
+        args.extend(["--luks2-keyslots-size", "4M", "--offset", "10240"]);
+        luksmith(folder.path(), &args, b"first\n").expect(0, "format");
+        for (name, text) in [("key", "first"), ("pin", "1234\n"), ("wrong", "4321\n")] {
+            std::fs::write(folder.path().join(name), text).expect("a file");
+        }
+        let bench = Self {
+            folder,
+            swtpm: Swtpm::on_tcp(),
+        };
+        bench.extend(7);
+        bench
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn extend(&self, pcr: u8) {
+        Native::over(self.swtpm.connect())
+            .extend_pcr(HashAlg::Sha256, pcr, &[pcr + 1; 32])
+            .expect("an extend");
+    }
+
+    /// The program, with the address of the TPM.
+    fn run(&self, args: &[&str], input: &[u8]) -> Ended {
+        let device = format!("--tpm2-device={}", self.swtpm.address());
+        let mut all = args.to_vec();
+        all.push(&device);
+        luksmith(self.path(), &all, input)
+    }
+
+    /// `open --test-passphrase`.
+    fn open(&self, more: &[&str], input: &[u8]) -> Ended {
+        let mut args = vec!["open", "--test-passphrase", "volume"];
+        args.extend(more);
+        self.run(&args, input)
+    }
+
+    /// What each slot is for.
+    fn enrolled(&self) -> Vec<(u64, String)> {
+        let told = luksmith(self.path(), &["enroll", "volume", "--json"], b"");
+        let told = told.expect(0, "enroll");
+        let told: Value = serde_json::from_slice(&told.out).expect("JSON");
+        assert_eq!(told["schema"], "luksmith.enrolled/1");
+        let slots = told["slots"].as_array().expect("slots");
+        slots
+            .iter()
+            .map(|slot| {
+                let number = slot["slot"].as_u64().expect("a number");
+                (number, slot["type"].as_str().expect("a word").to_owned())
+            })
+            .collect()
+    }
+
+    fn factors(&self) -> Vec<String> {
+        self.enrolled()
+            .into_iter()
+            .map(|(_, factor)| factor)
+            .collect()
+    }
+}
+
+fn out(ended: &Ended) -> String {
+    String::from_utf8_lossy(&ended.out).into_owned()
+}
+
+fn err(ended: &Ended) -> String {
+    ended.err.clone()
+}
+
+#[test]
+fn the_guided_way_is_a_pin_and_a_recovery_key() {
+    let bench = Bench::new();
+    let made = bench.run(
+        &[
+            "tpm",
+            "enroll",
+            "volume",
+            "--key-file",
+            "key",
+            "--new-pin-file",
+            "pin",
+        ],
+        b"",
+    );
+    let made = made.expect(0, "tpm enroll");
+    assert_eq!(bench.factors(), ["password", "recovery", "tpm2"]);
+    bench
+        .open(&["--token-only", "--pin-file", "pin"], b"")
+        .expect(0, "the PIN");
+
+    // A wrong PIN opens nothing and is counted; no PIN is no try.
+    let wrong = bench.open(&["--token-only", "--pin-file", "wrong"], b"");
+    let wrong = wrong.expect(2, "a wrong PIN");
+    assert!(err(&wrong).contains("wrong PIN"), "{}", err(&wrong));
+    let none = bench.open(&["--token-only"], b"");
+    let none = none.expect(2, "no PIN");
+    assert!(err(&none).contains("a PIN is needed"), "{}", err(&none));
+    let told = bench.run(&["tpm", "status", "--json"], b"");
+    let told: Value = serde_json::from_slice(&told.out).expect("JSON");
+    assert_eq!(told["lockout"]["wrong_tries"], 1);
+
+    // The recovery key, as it was shown and as a person may type it.
+    let shown = out(&made);
+    let recovery = shown.lines().next().expect("a line").to_owned();
+    assert_eq!(recovery.len(), 71);
+    for typed in [recovery.clone(), recovery.to_uppercase().replace('-', " ")] {
+        luksmith(
+            bench.path(),
+            &["open", "--test-passphrase", "volume", "--key-slot", "1"],
+            format!("{typed}\n").as_bytes(),
+        )
+        .expect(0, "the recovery key");
+    }
+    assert!(!err(&made).contains(&recovery), "shown once");
+    let opened = cryptsetup(
+        &[
+            "open",
+            "--test-passphrase",
+            bench.path().join("volume").to_str().expect("a path"),
+        ],
+        format!("{recovery}\n").as_bytes(),
+    );
+    opened.expect(0, "the recovery key, for cryptsetup");
+
+    // The second time there is one already.
+    bench
+        .run(
+            &[
+                "tpm",
+                "enroll",
+                "volume",
+                "--key-file",
+                "key",
+                "--new-pin-file",
+                "pin",
+            ],
+            b"",
+        )
+        .expect(0, "tpm enroll again");
+    assert_eq!(bench.factors(), ["password", "recovery", "tpm2", "tpm2"]);
+}
+
+#[test]
+fn a_locked_tpm_is_not_touched_again_and_says_for_how_long() {
+    let bench = Bench::new();
+    let enroll = [
+        "tpm",
+        "enroll",
+        "volume",
+        "--key-file",
+        "key",
+        "--new-pin-file",
+        "pin",
+        "--no-recovery-key",
+    ];
+    bench.run(&enroll, b"").expect(0, "tpm enroll");
+    for _ in 0..3 {
+        bench
+            .open(&["--token-only", "--pin-file", "wrong"], b"")
+            .expect(2, "a wrong PIN");
+    }
+    let locked = bench.open(&["--token-only", "--pin-file", "pin"], b"");
+    let locked = locked.expect(4, "locked out");
+    assert!(
+        err(&locked).contains("for at most 17 min"),
+        "{}",
+        err(&locked)
+    );
+    let listed = bench.run(&["tpm", "list", "volume"], b"");
+    assert!(
+        out(&listed).contains("no: the TPM is locked out"),
+        "{}",
+        out(&listed)
+    );
+    bench.open(&[], b"first\n").expect(0, "the passphrase");
+}
+
+#[test]
+fn a_slot_bound_to_pcrs_opens_alone_until_they_change_and_is_bound_anew() {
+    let bench = Bench::new();
+    let device = format!("--tpm2-device={}", bench.swtpm.address());
+    let enroll = |more: &[&str]| {
+        let mut args = vec!["enroll", "volume", "--unlock-key-file", "key", &device];
+        args.extend(more);
+        luksmith(bench.path(), &args, b"")
+    };
+    enroll(&["--tpm2-pcrs", "7+debug"]).expect(0, "enroll");
+    bench.open(&["--token-only"], b"").expect(0, "the TPM");
+    // By default too, with nobody and nothing there.
+    bench.open(&[], b"").expect(0, "the TPM");
+    let listed = bench.run(&["tpm", "list", "volume", "--json"], b"");
+    let listed: Value = serde_json::from_slice(&listed.out).expect("JSON");
+    assert_eq!(listed["tokens"][0]["pcrs"], serde_json::json!([7, 16]));
+    assert_eq!(listed["tokens"][0]["opens_now"], true);
+
+    bench.extend(16);
+    let shut = bench.open(&["--token-only"], b"");
+    let shut = shut.expect(2, "a changed PCR");
+    assert!(
+        err(&shut).contains("PCR 7+16 have other values"),
+        "{}",
+        err(&shut)
+    );
+    // Said also where a passphrase opens in its place.
+    let other = bench.open(&[], b"first\n");
+    let other = other.expect(0, "the passphrase");
+    assert!(
+        err(&other).contains("token 0: the machine state"),
+        "{}",
+        err(&other)
+    );
+    // A key file is what it is: the TPM is not asked.
+    let quiet = ["open", "--test-passphrase", "volume", "--key-file", "key"];
+    let quiet = luksmith(bench.path(), &quiet, b"");
+    let quiet = quiet.expect(0, "the key file");
+    assert_eq!(err(&quiet), "");
+
+    bench
+        .run(&["tpm", "reseal", "volume", "--key-file", "key"], b"")
+        .expect(0, "tpm reseal");
+    bench
+        .open(&["--token-only"], b"")
+        .expect(0, "the TPM again");
+    assert_eq!(bench.factors(), ["password", "tpm2"]);
+}
+
+#[test]
+fn who_has_no_passphrase_adds_no_slot_by_the_tpm_unless_he_says_so() {
+    let bench = Bench::new();
+    bench
+        .run(&["enroll", "volume", "--unlock-key-file", "key"], b"")
+        .expect(0, "enroll, PCR 7");
+    let before = snapshot(bench.path());
+    luksmith(bench.path(), &["enroll", "volume", "--recovery-key"], b"").expect(1, "no passphrase");
+    assert_eq!(snapshot(bench.path()), before);
+    let unlock = format!("--unlock-tpm2-device={}", bench.swtpm.address());
+    luksmith(
+        bench.path(),
+        &["enroll", "volume", "--recovery-key", &unlock],
+        b"",
+    )
+    .expect(0, "by the TPM");
+    assert_eq!(bench.factors(), ["password", "tpm2", "recovery"]);
+    bench.extend(7);
+    let shut = luksmith(
+        bench.path(),
+        &["enroll", "volume", "--recovery-key", &unlock],
+        b"first\n",
+    );
+    shut.expect(2, "nothing else is tried");
+}
+
+#[test]
+fn what_protects_nothing_is_refused() {
+    let bench = Bench::new();
+    let before = snapshot(bench.path());
+    let enroll = |more: &[&str]| {
+        let mut args = vec!["enroll", "volume", "--unlock-key-file", "key"];
+        args.extend(more);
+        bench.run(&args, b"")
+    };
+    let untouched = enroll(&["--tpm2-pcrs", "16"]);
+    let untouched = untouched.expect(1, "PCR 16 is zero");
+    assert!(
+        err(&untouched).contains("nothing was ever measured"),
+        "{}",
+        err(&untouched)
+    );
+    let nothing = enroll(&["--tpm2-pcrs", ""]);
+    let nothing = nothing.expect(1, "no PCR and no PIN");
+    assert!(
+        err(&nothing).contains("no PCR and no PIN"),
+        "{}",
+        err(&nothing)
+    );
+    enroll(&["--tpm2-pcrs", "24"]).expect(1, "no such PCR");
+    enroll(&["--tpm2-pcrs", "7", "--recovery-key"]).expect(1, "one thing at a time");
+    enroll(&["--tpm2-with-pin", "yes"]).expect(1, "nobody to ask for the PIN");
+    assert_eq!(snapshot(bench.path()), before, "nothing was written");
+    enroll(&["--tpm2-pcrs", "16", "--allow-untouched-pcrs"]).expect(0, "in so many words");
+}
+
+#[test]
+fn slots_go_for_what_they_were_made_for_and_never_the_last() {
+    let bench = Bench::new();
+    let plain = |args: &[&str]| luksmith(bench.path(), args, b"");
+    bench
+        .run(&["enroll", "volume", "--unlock-key-file", "key"], b"")
+        .expect(0, "enroll");
+    plain(&[
+        "enroll",
+        "volume",
+        "--unlock-key-file",
+        "key",
+        "--recovery-key",
+    ])
+    .expect(0, "enroll");
+    assert_eq!(bench.factors(), ["password", "tpm2", "recovery"]);
+    // The new one replaces all of its kind, after it is there.
+    plain(&[
+        "enroll",
+        "volume",
+        "--unlock-key-file",
+        "key",
+        "--recovery-key",
+        "--wipe-slot=recovery",
+    ])
+    .expect(0, "a new recovery key");
+    assert_eq!(bench.factors(), ["password", "tpm2", "recovery"]);
+    plain(&["enroll", "volume", "--wipe-slot=password,recovery"]).expect(0, "wipe");
+    assert_eq!(bench.factors(), ["tpm2"]);
+    let before = snapshot(bench.path());
+    let last = plain(&["enroll", "volume", "--wipe-slot=all"]);
+    let last = last.expect(1, "the last slot");
+    assert!(
+        err(&last).contains("the last one that opens the data"),
+        "{}",
+        err(&last)
+    );
+    plain(&["tpm", "wipe", "volume", "--batch-mode"]).expect(1, "the last slot");
+    plain(&["enroll", "volume", "--wipe-slot=9"]).expect(1, "no such slot");
+    plain(&["enroll", "volume", "--wipe-slot=some"]).expect(1, "no such word");
+    assert_eq!(snapshot(bench.path()), before);
+}
+
+#[test]
+fn what_a_tpm_slot_leaves_behind_is_nothing() {
+    let bench = Bench::new();
+    let header = |bench: &Bench| {
+        let told = luksmith(
+            bench.path(),
+            &["dump", "volume", "--dump-json-metadata"],
+            b"",
+        );
+        out(&told)
+    };
+    let before = header(&bench);
+    bench
+        .run(&["enroll", "volume", "--unlock-key-file", "key"], b"")
+        .expect(0, "enroll");
+    assert_ne!(header(&bench), before);
+    let wiped = luksmith(
+        bench.path(),
+        &["tpm", "wipe", "volume", "--batch-mode"],
+        b"",
+    );
+    let wiped = wiped.expect(0, "tpm wipe");
+    assert!(
+        err(&wiped).contains("copied the old header"),
+        "{}",
+        err(&wiped)
+    );
+    assert_eq!(header(&bench), before);
+}
+
+/// Both programs see the same slots, and each other's recovery keys open for both.
+#[test]
+fn systemd_cryptenroll_sees_the_same() {
+    let bench = Bench::new();
+    bench
+        .run(&["enroll", "volume", "--unlock-key-file", "key"], b"")
+        .expect(0, "enroll");
+    luksmith(
+        bench.path(),
+        &[
+            "enroll",
+            "volume",
+            "--unlock-key-file",
+            "key",
+            "--recovery-key",
+        ],
+        b"",
+    )
+    .expect(0, "enroll");
+    let made = run(
+        Command::new("systemd-cryptenroll")
+            .args(["--recovery-key", "volume"])
+            .env("PASSWORD", "first")
+            .current_dir(bench.path()),
+        b"",
+    );
+    let made = made.expect(0, "systemd's recovery key");
+    let theirs = out(&made).trim().to_owned();
+    luksmith(
+        bench.path(),
+        &["open", "--test-passphrase", "volume", "--key-slot", "3"],
+        format!("{}\n", theirs.to_uppercase()).as_bytes(),
+    )
+    .expect(0, "systemd's recovery key, here");
+    let listed = run(
+        Command::new("systemd-cryptenroll")
+            .arg("volume")
+            .current_dir(bench.path()),
+        b"",
+    );
+    let listed = listed.expect(0, "systemd-cryptenroll");
+    let theirs: Vec<(u64, String)> = out(&listed)
+        .lines()
+        .skip(1)
+        .map(|line| {
+            let mut words = line.split_whitespace();
+            let slot = words.next().and_then(|word| word.parse().ok());
+            (
+                slot.expect("a slot"),
+                words.next().expect("a type").to_owned(),
+            )
+        })
+        .collect();
+    assert_eq!(theirs, bench.enrolled());
+}
+
+#[test]
+fn without_a_tpm_the_passphrase_is_asked_for() {
+    let bench = Bench::new();
+    bench
+        .run(&["enroll", "volume", "--unlock-key-file", "key"], b"")
+        .expect(0, "enroll");
+    let gone = [
+        "open",
+        "--test-passphrase",
+        "volume",
+        "--tpm2-device=swtpm:path=/nowhere/tpm",
+    ];
+    let opened = luksmith(bench.path(), &gone, b"first\n");
+    let opened = opened.expect(0, "the passphrase");
+    assert!(
+        err(&opened).contains("token 0: the device is not present"),
+        "{}",
+        err(&opened)
+    );
+    let mut only = gone.to_vec();
+    only.push("--token-only");
+    luksmith(bench.path(), &only, b"first\n").expect(4, "no TPM");
+}
