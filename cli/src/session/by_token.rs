@@ -120,6 +120,9 @@ impl Session {
     /// Nothing else may be tried.
     fn only_tokens(&self, args: &Args, error: &UnlockError) -> Failure {
         let mut failure = errors::unlock(&self.header_path, error);
+        if error.kind == UnlockErrorKind::NoSuchSlot {
+            return failure;
+        }
         if matches!(
             error.kind,
             UnlockErrorKind::NothingToTry | UnlockErrorKind::Unsupported
