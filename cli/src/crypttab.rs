@@ -7,6 +7,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use luksmith_tpm::IDENTITY_PCR;
+
 /// A volume of the table.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
@@ -32,6 +34,10 @@ pub(crate) struct Entry {
     pub device_timeout: Duration,
     /// `tpm2-device=`: where the TPM is whose tokens open the volume.
     pub tpm_device: Option<String>,
+    /// `fixate-volume-key=`: the volume key has this fingerprint, or the volume is another one.
+    pub fingerprint: Option<String>,
+    /// `tpm2-measure-pcr=`: the PCR that the volume key is measured into; outer none: not said.
+    pub measure: Option<Option<u8>>,
     /// `token-timeout=`: how long that TPM may take to appear.
     pub token_timeout: Duration,
     /// `headless`: never ask.
@@ -136,6 +142,8 @@ fn entry(name: &str, source: &str, key: &str, options: &[&str]) -> Result<Entry,
         timeout: None,
         device_timeout: DEVICE_TIMEOUT,
         tpm_device: None,
+        fingerprint: None,
+        measure: None,
         token_timeout: TOKEN_TIMEOUT,
         headless: false,
         nofail: false,
@@ -162,6 +170,20 @@ fn entry(name: &str, source: &str, key: &str, options: &[&str]) -> Result<Entry,
                 entry.device_timeout = span(&value).ok_or_else(wrong)?.unwrap_or(DEVICE_TIMEOUT);
             }
             "tpm2-device" => entry.tpm_device = Some(value),
+            "fixate-volume-key" => {
+                let hex = value.len() == 64 && value.bytes().all(|b| b.is_ascii_hexdigit());
+                entry.fingerprint =
+                    Some(hex.then(|| value.to_ascii_lowercase()).ok_or_else(wrong)?);
+            }
+            "tpm2-measure-pcr" => {
+                entry.measure = Some(match (flag(&value), value.parse()) {
+                    // A number is a PCR, also 0 and 1.
+                    (_, Ok(pcr)) if pcr < 24 => Some(pcr),
+                    (Some(true), _) => Some(IDENTITY_PCR),
+                    (Some(false), _) => None,
+                    _ => return Err(wrong()),
+                });
+            }
             "token-timeout" => {
                 entry.token_timeout = span(&value).ok_or_else(wrong)?.unwrap_or(TOKEN_TIMEOUT);
             }
@@ -320,6 +342,26 @@ mod tests {
         );
         assert_eq!((entry.timeout, entry.key_file), (None, None));
         assert_eq!(entry.unknown, ["new-thing=1"]);
+    }
+
+    #[test]
+    fn a_volume_is_told_from_others_by_its_key() {
+        let hex = "0123456789ABCDEF".repeat(4);
+        let entry = one(&format!(
+            "a /dev/x none luksmith,fixate-volume-key={hex},tpm2-measure-pcr=yes"
+        ));
+        assert_eq!(entry.fingerprint, Some(hex.to_ascii_lowercase()));
+        assert_eq!(entry.measure, Some(Some(15)));
+        let measure =
+            |value| one(&format!("a /dev/x none luksmith,tpm2-measure-pcr={value}")).measure;
+        assert_eq!((measure("no"), measure("11")), (Some(None), Some(Some(11))));
+        for wrong in [
+            "fixate-volume-key=12",
+            "tpm2-measure-pcr=24",
+            "tpm2-measure-pcr=some",
+        ] {
+            assert!(refused(&format!("a /dev/x none luksmith,{wrong}")).contains("understood"));
+        }
     }
 
     #[test]

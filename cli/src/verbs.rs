@@ -523,6 +523,16 @@ pub(crate) const VERBS: &[Verb] = &[
         run: c::tpm::status,
     },
     Verb {
+        name: "fingerprint",
+        also: &[],
+        about: "Print crypttab's fixate-volume-key= for a volume: with it, no other volume is taken for it",
+        more: "The fingerprint is no secret. NAME is the name in crypttab, which is part of it.",
+        positionals: &[DEVICE, must("NAME", "The name of the volume in crypttab")],
+        options: &[HEADER, KEY, TOKEN, UNLOCK],
+        hidden: false,
+        run: c::fingerprint::run,
+    },
+    Verb {
         name: "config",
         also: &[],
         about: "Set the label, the subsystem, or the priority of a keyslot",

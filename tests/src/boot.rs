@@ -59,19 +59,27 @@ impl Image {
         fs::read_to_string(self.file("passphrase")).expect("the passphrase of the image")
     }
 
-    /// The initramfs with another table of volumes than the image's own: archives that follow
-    /// one another are unpacked one over the other.
+    /// The initramfs with another table of volumes than the image's own.
+    #[must_use]
+    pub fn initrd_with(&self, crypttab: &str) -> PathBuf {
+        self.initrd_over(&[("conf/luksmith/crypttab", crypttab)])
+    }
+
+    /// The initramfs with files laid over it: archives that follow one another are unpacked one
+    /// over the other. There is one such initramfs of an image at a time.
     ///
     /// # Panics
     /// If it cannot be written.
     #[must_use]
-    pub fn initrd_with(&self, crypttab: &str) -> PathBuf {
+    pub fn initrd_over(&self, files: &[(&str, &str)]) -> PathBuf {
         let over = tempfile::tempdir().expect("a temporary folder");
-        let table = over.path().join("conf/luksmith/crypttab");
-        fs::create_dir_all(over.path().join("conf/luksmith")).expect("a folder");
-        fs::write(table, crypttab).expect("the table is written");
+        for (name, content) in files {
+            let file = over.path().join(name);
+            fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
+            fs::write(file, content).expect("the file is written");
+        }
         let packed = Command::new("sh")
-            .args(["-c", "find . -type f | cpio -o -H newc --quiet"])
+            .args(["-c", "find . -mindepth 1 | cpio -o -H newc --quiet"])
             .current_dir(over.path())
             .output()
             .expect("cpio starts");
@@ -168,6 +176,7 @@ impl Image {
                 .arg("-device")
                 .arg(format!("virtio-blk-pci,drive={id},serial={id}"));
         }
+        let swtpm = boot.tpm.map(|state| start_swtpm(state, &mut qemu));
         let mut child = qemu
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -186,6 +195,7 @@ impl Image {
         });
         Machine {
             child,
+            _swtpm: swtpm,
             said,
             console: Vec::new(),
             looked_at: 0,
@@ -202,12 +212,51 @@ pub struct Boot<'a> {
     pub append: &'a str,
     /// Another initramfs than the image's.
     pub initrd: Option<&'a Path>,
+    /// A folder with the state of a TPM, which the machine has; a new one in an empty folder.
+    pub tpm: Option<&'a Path>,
+}
+
+/// A TPM of a machine, switched off when it is dropped.
+#[derive(Debug)]
+struct Swtpm(Child);
+
+impl Drop for Swtpm {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts the TPM; it waits for the machine.
+fn start_swtpm(state: &Path, qemu: &mut Command) -> Swtpm {
+    let socket = state.join("control");
+    let _ = fs::remove_file(&socket);
+    let child = Command::new("swtpm")
+        .args(["socket", "--tpm2", "--tpmstate"])
+        .arg(format!("dir={}", state.display()))
+        .arg("--ctrl")
+        .arg(format!("type=unixio,path={}", socket.display()))
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("swtpm starts");
+    let child = Swtpm(child);
+    let end = Instant::now() + PATIENCE;
+    while !socket.exists() {
+        assert!(Instant::now() < end, "swtpm does not listen");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    qemu.arg("-chardev")
+        .arg(format!("socket,id=tpm,path={}", socket.display()))
+        .args(["-tpmdev", "emulator,id=tpm0,chardev=tpm"])
+        .args(["-device", "tpm-tis,tpmdev=tpm0"]);
+    child
 }
 
 /// A machine that runs; switched off when it is dropped.
 #[derive(Debug)]
 pub struct Machine {
     child: Child,
+    _swtpm: Option<Swtpm>,
     said: Receiver<Vec<u8>>,
     console: Vec<u8>,
     looked_at: usize,

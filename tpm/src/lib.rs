@@ -41,6 +41,7 @@ mod error;
 mod esapi;
 mod hash;
 mod meaning;
+mod measure;
 mod native;
 mod pcr;
 mod pcr_list;
@@ -58,6 +59,7 @@ pub use error::TpmError;
 #[cfg(feature = "esapi")]
 pub use esapi::Esapi;
 pub use hash::{Digest, HashAlg};
+pub use measure::{IDENTITY_PCR, measure_no_volume, measure_volume_key, volume_key_id};
 pub use native::{Native, seal_offline};
 pub use pcr::{PCRS, PcrSelection, PcrValues};
 pub use pcr_list::{PcrList, pcr_name};

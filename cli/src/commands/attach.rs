@@ -13,9 +13,10 @@ use luksmith_crypto::Passphrase;
 use luksmith_keyslot::{Target, UnlockErrorKind, Unlocked, Which};
 use luksmith_tpm::{Address, TpmError};
 use luksmith_ublk_target::{UblkError, VolumeName};
+use luksmith_volume::VolumePlan;
 
 use crate::args::{self, Args, Parsed};
-use crate::commands::open;
+use crate::commands::{fingerprint, fuse, open};
 use crate::crypttab::{self, Entry};
 use crate::errors;
 use crate::exit::Exit;
@@ -31,7 +32,8 @@ const TABLE: &str = "/etc/crypttab";
 /// Where a key is looked for when the table names none.
 const KEY_FOLDERS: [&str; 2] = ["/etc/cryptsetup-keys.d", "/run/cryptsetup-keys.d"];
 
-/// Runs the verb.
+/// Runs the verb: first every volume is unlocked, then the keys are measured, and only then is a volume served.
+/// So what is sealed to the PCR as it was is there for all of them, and for nobody who comes later.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let table = args.path("crypttab").unwrap_or_else(|| TABLE.into());
     let initramfs = args.flag("initramfs");
@@ -40,50 +42,101 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         .map(|name| name.to_string_lossy().into_owned());
     let text = std::fs::read_to_string(&table)
         .map_err(|e| Failure::usage(format!("cannot read {}: {e}", shell(&table))).no_disk())?;
-    let mut found = false;
-    let mut typed = Vec::new();
-    let mut failed = None;
-    for line in crypttab::parse(&text) {
-        let name = match &line {
-            Ok(entry) => &entry.name,
-            Err((name, _)) => name,
-        };
-        if wanted.as_ref().is_some_and(|wanted| wanted != name) {
-            continue;
-        }
-        found = true;
-        let outcome = match &line {
-            Ok(entry) if entry.noauto && wanted.is_none() => continue,
-            Ok(entry) => attach(entry, initramfs, &mut typed),
-            Err((name, why)) => {
-                Err(Failure::usage(format!("{}: {name}: {why}", shell(&table))).no_disk())
-            }
-        };
-        if let Err(failure) = outcome {
-            let excused = wanted.is_none() && matches!(&line, Ok(entry) if entry.nofail);
-            match (excused, failed.is_some()) {
-                (false, false) => failed = Some(failure),
-                // Only one failure can be the command's; the others are told all the same.
-                _ => failure.to_string().lines().for_each(output::note),
-            }
-        }
-    }
-    match (wanted, failed) {
-        (_, Some(failure)) => Err(failure),
-        (Some(name), None) if !found => Err(Failure::usage(format!(
+    let lines: Vec<_> = crypttab::parse(&text)
+        .into_iter()
+        .filter(|line| {
+            let name = match line {
+                Ok(entry) => &entry.name,
+                Err((name, _)) => name,
+            };
+            wanted.as_ref().is_none_or(|wanted| wanted == name)
+        })
+        .collect();
+    if let (Some(name), true) = (&wanted, lines.is_empty()) {
+        return Err(Failure::usage(format!(
             "{} has no line for {name} with the option luksmith",
             shell(&table)
         ))
-        .no_disk()),
-        _ => Ok(()),
+        .no_disk());
+    }
+    let mut failures = Failures {
+        excused: wanted.is_none(),
+        first: None,
+    };
+    let mut typed = Vec::new();
+    let mut ready = Vec::new();
+    for line in &lines {
+        match line {
+            Ok(entry) if entry.noauto && wanted.is_none() => {}
+            Ok(entry) => match unlock_entry(entry, initramfs, &mut typed) {
+                Ok(unlocked) => ready.extend(unlocked),
+                Err(failure) => failures.add(failure, entry.nofail),
+            },
+            Err((name, why)) => failures.add(
+                Failure::usage(format!("{}: {name}: {why}", shell(&table))).no_disk(),
+                false,
+            ),
+        }
+    }
+    fuse::burn(&ready, initramfs)?;
+    for one in ready {
+        let nofail = one.entry.nofail;
+        if let Err(failure) = one.serve() {
+            failures.add(failure, nofail);
+        }
+    }
+    failures.first.map_or(Ok(()), Err)
+}
+
+/// What went wrong: only one failure can be the command's; the others are told all the same.
+struct Failures {
+    /// Whether `nofail` counts.
+    excused: bool,
+    first: Option<Failure>,
+}
+
+impl Failures {
+    fn add(&mut self, failure: Failure, nofail: bool) {
+        if self.first.is_none() && !(nofail && self.excused) {
+            self.first = Some(failure);
+        } else {
+            failure.to_string().lines().for_each(output::note);
+        }
     }
 }
 
-/// Opens one volume, unless it is open.
-fn attach(entry: &Entry, initramfs: bool, typed: &mut Vec<Passphrase>) -> Result<(), Failure> {
+/// A volume that is unlocked and not served yet.
+pub(super) struct Ready<'a> {
+    pub(super) entry: &'a Entry,
+    pub(super) unlocked: Unlocked,
+    pub(super) session: Session,
+    name: VolumeName,
+    args: Box<Args>,
+    volume: VolumePlan,
+}
+
+impl Ready<'_> {
+    fn serve(self) -> Result<(), Failure> {
+        open::serve(
+            &self.args,
+            &self.session,
+            self.name,
+            self.volume,
+            self.unlocked,
+        )
+        .map(|_| ())
+    }
+}
+
+/// Unlocks one volume, unless it is open.
+fn unlock_entry<'a>(
+    entry: &'a Entry,
+    initramfs: bool,
+    typed: &mut Vec<Passphrase>,
+) -> Result<Option<Ready<'a>>, Failure> {
     let name = VolumeName::new(&entry.name).map_err(errors::ublk)?;
     match luksmith_ublk_target::status(&name) {
-        Ok(_) => return Ok(()),
+        Ok(_) => return Ok(None),
         Err(UblkError::NotOpen(_)) => {}
         Err(other) => return Err(errors::ublk(other)),
     }
@@ -101,7 +154,40 @@ fn attach(entry: &Entry, initramfs: bool, typed: &mut Vec<Passphrase>) -> Result
     let mut session = Session::read(&args)?;
     let volume = session.volume_plan(&args)?;
     let unlocked = unlock(entry, &args, &mut session, typed)?;
-    open::serve(&args, &session, name, volume, unlocked).map(|_| ())
+    check_fingerprint(entry, &session, &unlocked)?;
+    Ok(Some(Ready {
+        entry,
+        unlocked,
+        session,
+        name,
+        args,
+        volume,
+    }))
+}
+
+/// Somebody may have put another volume in the place of this one.
+fn check_fingerprint(entry: &Entry, session: &Session, unlocked: &Unlocked) -> Result<(), Failure> {
+    let Some(expected) = &entry.fingerprint else {
+        return Ok(());
+    };
+    let uuid = session.header().uuid();
+    if *expected == fingerprint::of(&unlocked.key, &entry.name, uuid) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Exit::NoPermission,
+        format!(
+            "{} on {} is not the volume that crypttab means: its volume key is another one",
+            entry.name,
+            shell(&entry.source)
+        ),
+    )
+    .hint("somebody may have put another disk in its place; if it was you, take its fingerprint")
+    .command(format!(
+        "luksmith fingerprint {} {}",
+        shell(&entry.source),
+        entry.name
+    )))
 }
 
 /// The line as a command line of `open`, so that it is opened just as that verb would.
