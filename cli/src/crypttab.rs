@@ -44,6 +44,10 @@ pub(crate) struct Entry {
     pub headless: bool,
     /// `nofail`: the boot goes on without it.
     pub nofail: bool,
+    /// `_netdev`: its disk comes over the network.
+    pub netdev: bool,
+    /// `x-initrd.attach` or `initramfs`: opened before the root is mounted.
+    pub initrd: bool,
     /// `noauto`: only when it is named.
     pub noauto: bool,
     /// `read-only`.
@@ -53,6 +57,9 @@ pub(crate) struct Entry {
     /// Options that nobody knows.
     pub unknown: Vec<String>,
 }
+
+/// Where the table of the system is.
+pub(crate) const TABLE: &str = "/etc/crypttab";
 
 /// What stands in a table: for each line of ours the volume, or its name and why the line cannot be
 /// honoured.
@@ -77,9 +84,6 @@ const HARMLESS: &[&str] = &[
     "no-read-workqueue",
     "no-write-workqueue",
     "password-echo",
-    "_netdev",
-    "initramfs",
-    "x-initrd.attach",
     "check",
     "checkargs",
     "auto",
@@ -147,6 +151,8 @@ fn entry(name: &str, source: &str, key: &str, options: &[&str]) -> Result<Entry,
         token_timeout: TOKEN_TIMEOUT,
         headless: false,
         nofail: false,
+        netdev: false,
+        initrd: false,
         noauto: false,
         read_only: false,
         discard: false,
@@ -196,6 +202,8 @@ fn entry(name: &str, source: &str, key: &str, options: &[&str]) -> Result<Entry,
             }
             "header" => entry.header = Some(device(&value)),
             "headless" => entry.headless = flag(&value).ok_or_else(wrong)?,
+            "_netdev" => entry.netdev = true,
+            "x-initrd.attach" | "initramfs" => entry.initrd = true,
             "nofail" => entry.nofail = true,
             "noauto" => entry.noauto = true,
             "read-only" | "readonly" => entry.read_only = true,

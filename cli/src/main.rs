@@ -4,6 +4,7 @@
 //! [`commands`]. Errors become words in [`errors`] and [`hint`], numbers in [`exit`].
 
 mod args;
+mod ask_password;
 mod blockinfo;
 mod commands;
 mod crypttab;

@@ -17,7 +17,7 @@ use crate::args::Args;
 use crate::errors;
 use crate::exit::Exit;
 use crate::hint::{Failure, shell};
-use crate::prompt;
+use crate::prompt::Asker;
 
 /// Longest key file, in bytes; cryptsetup's limit.
 pub(crate) const FILE_MAX: usize = 8192 * 1024;
@@ -30,6 +30,7 @@ pub(crate) struct Source {
     timeout: Option<Duration>,
     verify: bool,
     tries: u32,
+    asker: Asker,
 }
 
 impl Source {
@@ -47,6 +48,7 @@ impl Source {
             timeout: timeout(args),
             verify: args.flag("verify-passphrase"),
             tries: args.small("tries").unwrap_or(3),
+            asker: Asker::Terminal,
         }
     }
 
@@ -64,6 +66,7 @@ impl Source {
             timeout: timeout(args),
             verify: true,
             tries: 1,
+            asker: Asker::Terminal,
         }
     }
 
@@ -85,7 +88,7 @@ impl Source {
         Ok(Passphrase::new(bytes))
     }
 
-    /// A person, once; nobody waits longer than `timeout`.
+    /// A person, at the terminal or through an agent, once; nobody waits longer than `timeout`.
     pub(crate) fn person(timeout: Option<Duration>) -> Self {
         Self {
             file: None,
@@ -94,6 +97,7 @@ impl Source {
             timeout,
             verify: false,
             tries: 1,
+            asker: Asker::TerminalOrAgents,
         }
     }
 
@@ -110,12 +114,12 @@ impl Source {
 
     /// Whether somebody types it.
     pub(crate) fn typed(&self) -> bool {
-        self.is_stdin() && prompt::person_there()
+        self.is_stdin() && self.asker.is_there()
     }
 
     /// Whether it would come from standard input though nobody sits there.
     pub(crate) fn piped(&self) -> bool {
-        self.is_stdin() && !prompt::person_there()
+        self.is_stdin() && !self.asker.is_there()
     }
 
     /// How often a wrong passphrase may be tried again: only a person can try again.
@@ -152,9 +156,9 @@ impl Source {
                 "an offset into the key file means nothing for a typed passphrase",
             ));
         }
-        let first = prompt::passphrase(&format!("{question}: "), self.timeout)?;
+        let first = self.asker.secret(question, self.timeout)?;
         if self.verify {
-            let second = prompt::passphrase("The same again: ", self.timeout)?;
+            let second = self.asker.secret("The same again", self.timeout)?;
             if !first.ct_eq(&second) {
                 return Err(Failure::usage("the two passphrases differ"));
             }

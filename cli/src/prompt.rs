@@ -15,6 +15,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use zeroize::Zeroize;
 
+use crate::ask_password;
 use crate::hint::Failure;
 
 /// Longest passphrase that can be typed, in bytes; cryptsetup's limit.
@@ -23,6 +24,40 @@ pub(crate) const TYPED_MAX: usize = 512;
 /// Whether there is a person to ask: standard input is a terminal.
 pub(crate) fn person_there() -> bool {
     io::stdin().is_terminal()
+}
+
+/// Who may be asked for a secret.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Asker {
+    /// Whoever sits at the terminal.
+    Terminal,
+    /// Or, where there is none, whoever answers for the system.
+    TerminalOrAgents,
+    /// Nobody.
+    Nobody,
+}
+
+impl Asker {
+    /// Whether somebody could answer.
+    pub(crate) fn is_there(self) -> bool {
+        match self {
+            Self::Terminal => person_there(),
+            Self::TerminalOrAgents => person_there() || ask_password::has_agents(),
+            Self::Nobody => false,
+        }
+    }
+
+    /// Asks; `question` without a colon at its end.
+    pub(crate) fn secret(
+        self,
+        question: &str,
+        timeout: Option<Duration>,
+    ) -> Result<SecretBytes, Failure> {
+        match self {
+            Self::TerminalOrAgents if !person_there() => ask_password::ask(question, timeout),
+            _ => passphrase(&format!("{question}: "), timeout),
+        }
+    }
 }
 
 /// Asks a question that only `YES`, in capital letters, answers with yes.

@@ -661,6 +661,20 @@ pub(crate) const VERBS: &[Verb] = &[
         run: c::man::run,
     },
     Verb {
+        name: "systemd-generator",
+        also: &[],
+        about: "Make the units for the lines of /etc/crypttab that are ours",
+        more: "",
+        positionals: &[
+            must("FOLDER", "Where the units go"),
+            may("EARLY", "Not used"),
+            may("LATE", "Not used"),
+        ],
+        options: &[&["crypttab"]],
+        hidden: true,
+        run: c::generator::run,
+    },
+    Verb {
         name: "udev-name",
         also: &[],
         about: "Print the properties of a block device for udev",

@@ -13,6 +13,8 @@ const TYPED: &str = "\
 root UUID=7b2e1f0a-5d6c-4c1e-9a51-000000000001 none luksmith,discard,tries=4
 data UUID=7b2e1f0a-5d6c-4c1e-9a51-000000000002 none luksmith
 ";
+const ROOT_BY_KEY: &str =
+    "root UUID=7b2e1f0a-5d6c-4c1e-9a51-000000000001 /conf/luksmith/keys/root.key luksmith\n";
 const HUNDRED: &str = "root UUID=7b2e1f0a-5d6c-4c1e-9a51-000000000001 none luksmith,tries=100\n";
 
 /// Begins each job: to the console, and what a server looks like to others.
@@ -66,6 +68,9 @@ kill -9 \"$killed\"
 echo lives >/survived && sync && echo 3 >/proc/sys/vm/drop_caches
 [ \"$(cat /survived)\" = lives ] && echo \"JOB: lives on\"
 luksmith status root | sed 's/^/JOB: /'
+# From now on the second volume is systemd's to open.
+sed -i 's/,x-initrd.attach//' /etc/crypttab && mkdir /data
+echo '/dev/luksmith/data /data ext4 defaults 0 2' >>/etc/fstab
 systemctl --no-block poweroff
 ";
     let mut machine = image.boot(&Boot {
@@ -123,6 +128,35 @@ systemctl --no-block reboot
         assert!(said.contains(&format!("JOB: {line}\n")), "{line}: {said}");
     }
     assert_clean(&image);
+
+    // The second volume after the root, by a unit made from crypttab; systemd asks on the console.
+    let root_only = image.initrd_with(ROOT_BY_KEY);
+    let third = JOB.to_owned()
+        + "
+systemctl is-active luksmith@data.service data.mount | sed 's/^/JOB: unit /'
+echo here >/data/file && echo 'JOB: written'
+systemctl --no-block poweroff
+";
+    let mut machine = image.boot(&Boot {
+        job: &third,
+        append: "loglevel=6",
+        initrd: Some(&root_only),
+        ..Boot::default()
+    });
+    machine.expect("Passphrase for data");
+    machine.type_in("wrong\n");
+    machine.expect("Passphrase for data");
+    machine.type_in(&format!("{}\n", image.passphrase()));
+    let said = machine.until_off();
+    assert_eq!(said.matches("JOB: unit active").count(), 2, "{said}");
+    assert!(said.contains("JOB: written"), "{said}");
+    assert!(said.contains("luksmith: data: closed"), "{said}");
+    assert_clean(&image);
+    let super_block = image.file_system("data.luks");
+    assert!(
+        super_block.contains("Filesystem state:         clean"),
+        "{super_block}"
+    );
 }
 
 #[test]

@@ -23,11 +23,9 @@ use crate::exit::Exit;
 use crate::hint::{Failure, shell};
 use crate::output;
 use crate::passphrase::Source;
+use crate::prompt::Asker;
 use crate::session::{Session, Tokens};
 use crate::tpm_device;
-
-/// The table, where no option names another.
-const TABLE: &str = "/etc/crypttab";
 
 /// Where a key is looked for when the table names none.
 const KEY_FOLDERS: [&str; 2] = ["/etc/cryptsetup-keys.d", "/run/cryptsetup-keys.d"];
@@ -35,7 +33,9 @@ const KEY_FOLDERS: [&str; 2] = ["/etc/cryptsetup-keys.d", "/run/cryptsetup-keys.
 /// Runs the verb: first every volume is unlocked, then the keys are measured, and only then is a volume served.
 /// So what is sealed to the PCR as it was is there for all of them, and for nobody who comes later.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let table = args.path("crypttab").unwrap_or_else(|| TABLE.into());
+    let table = args
+        .path("crypttab")
+        .unwrap_or_else(|| crypttab::TABLE.into());
     let initramfs = args.flag("initramfs");
     let wanted = args
         .positional("NAME")
@@ -275,12 +275,12 @@ fn by_token(
     if let Some(device) = &entry.tpm_device {
         wait_for_tpm(&tpm_device::parse(device)?, entry.token_timeout);
     }
-    let tokens = if entry.headless {
-        Tokens::FirstUnattended
+    let asker = if entry.headless {
+        Asker::Nobody
     } else {
-        Tokens::First
+        Asker::TerminalOrAgents
     };
-    session.by_token(args, Target::Data, tokens)
+    session.by_token(args, Target::Data, Tokens::First(asker))
 }
 
 /// Waits until a TPM is there, or for so long; what uses it says that it is not.

@@ -9,13 +9,19 @@ use luksmith_tpm::{HashAlg, volume_key_id};
 use crate::args::Args;
 use crate::hint::Failure;
 use crate::output;
+use crate::prompt::Asker;
 use crate::session::{Session, Tokens};
 
 /// Runs the verb.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let name = args.required("NAME")?.to_string_lossy().into_owned();
     let mut session = Session::read(args)?;
-    let unlocked = session.volume_key(args, args.index("key-slot"), Target::Data, Tokens::First)?;
+    let unlocked = session.volume_key(
+        args,
+        args.index("key-slot"),
+        Target::Data,
+        Tokens::First(Asker::Terminal),
+    )?;
     let fingerprint = of(&unlocked.key, &name, session.header().uuid());
     output::text(&format!("fixate-volume-key={fingerprint}\n"))
 }

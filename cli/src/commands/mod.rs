@@ -13,6 +13,7 @@ pub(crate) mod erase;
 pub(crate) mod fingerprint;
 pub(crate) mod format;
 mod fuse;
+pub(crate) mod generator;
 pub(crate) mod header;
 pub(crate) mod is_luks;
 pub(crate) mod list;

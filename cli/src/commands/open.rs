@@ -10,7 +10,7 @@ use crate::args::Args;
 use crate::errors;
 use crate::hint::{Failure, shell};
 use crate::output;
-use crate::prompt;
+use crate::prompt::{self, Asker};
 use crate::session::{Session, Tokens};
 
 /// Options that set a persistent flag, and the flag's name in the header.
@@ -48,7 +48,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     };
     // What cannot be opened is said before anybody is asked for a passphrase.
     let volume = session.volume_plan(args)?;
-    let unlocked = session.volume_key(args, args.index("key-slot"), Target::Data, Tokens::First)?;
+    let unlocked = session.volume_key(
+        args,
+        args.index("key-slot"),
+        Target::Data,
+        Tokens::First(Asker::Terminal),
+    )?;
     let opened = serve(args, &session, name, volume, unlocked)?;
     if persistent {
         store_flags(&mut session, &flags).map_err(|failure| {
@@ -133,7 +138,12 @@ fn test_passphrase(args: &Args, unbound: bool) -> Result<(), Failure> {
         Target::Data
     };
     session
-        .volume_key(args, args.index("key-slot"), target, Tokens::First)
+        .volume_key(
+            args,
+            args.index("key-slot"),
+            target,
+            Tokens::First(Asker::Terminal),
+        )
         .map(|_| ())
 }
 

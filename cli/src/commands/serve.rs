@@ -9,6 +9,7 @@ use crate::errors;
 use crate::exit::Exit;
 use crate::hint::{Failure, shell};
 use crate::output;
+use crate::prompt::Asker;
 use crate::session::{Session, Tokens};
 
 /// Runs the verb: returns when the server was told to stop.
@@ -26,7 +27,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let mut session = Session::read(args)?;
     let plan = session.volume_plan(args)?;
     let path = session.data_path.clone();
-    let unlocked = session.volume_key(args, args.index("key-slot"), Target::Data, Tokens::First)?;
+    let unlocked = session.volume_key(
+        args,
+        args.index("key-slot"),
+        Target::Data,
+        Tokens::First(Asker::Terminal),
+    )?;
     let allow_discards = discards || plan.allow_discards;
     let keys = [(unlocked.digest, unlocked.key)];
     let volume = plan.open(&keys).map_err(|e| errors::volume(&path, &e))?;

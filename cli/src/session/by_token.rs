@@ -20,19 +20,27 @@ use crate::exit::Exit;
 use crate::hint::Failure;
 use crate::output;
 use crate::passphrase::Source;
-use crate::prompt;
+use crate::prompt::Asker;
 use crate::tpm_device;
 
 /// When tokens are tried.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Tokens {
     /// First of all, unless a key file was given: to open a volume.
-    First,
+    First(Asker),
     /// Only when an option asks for it: to change one. Whoever may use the machine's TPM need not be
     /// somebody who knows a passphrase.
     WhenAsked,
-    /// First of all, and nobody is asked for a PIN: for a boot with nobody there.
-    FirstUnattended,
+}
+
+impl Tokens {
+    /// Who is asked for a PIN.
+    fn asker(self) -> Asker {
+        match self {
+            Self::First(asker) => asker,
+            Self::WhenAsked => Asker::Terminal,
+        }
+    }
 }
 
 /// Options that ask for tokens.
@@ -63,7 +71,7 @@ impl Session {
         if !asked && !self.has_token_of(&tpm) {
             return Ok(None);
         }
-        let source = PinSource::new(args, tokens, &self.data_path);
+        let source = PinSource::new(args, tokens.asker(), &self.data_path);
         let mut tries = source.tries(args);
         loop {
             let tried = self.walk_tokens(args, target, &tpm, &source);
@@ -148,17 +156,17 @@ fn wrong_pin(error: &UnlockError) -> bool {
 /// Who is asked for a PIN: a file, or the person at the terminal, or nobody.
 struct PinSource {
     file: Option<PathBuf>,
-    person: bool,
+    asker: Asker,
     volume: String,
     /// Somebody answered with an empty line: a passphrase it shall be.
     declined: Cell<bool>,
 }
 
 impl PinSource {
-    fn new(args: &Args, tokens: Tokens, volume: &Path) -> Self {
+    fn new(args: &Args, asker: Asker, volume: &Path) -> Self {
         Self {
             file: args.path("pin-file"),
-            person: tokens != Tokens::FirstUnattended && prompt::person_there(),
+            asker,
             volume: volume.display().to_string(),
             declined: Cell::new(false),
         }
@@ -167,7 +175,7 @@ impl PinSource {
     /// A PIN in a file is the same the next time, and each time costs a try.
     fn tries(&self, args: &Args) -> u32 {
         match &self.file {
-            None if self.person => args.small("tries").unwrap_or(3),
+            None if self.asker.is_there() => args.small("tries").unwrap_or(3),
             _ => 1,
         }
     }
@@ -182,7 +190,7 @@ impl PinSource {
                 }
             };
         }
-        if !self.person || self.declined.get() {
+        if !self.asker.is_there() || self.declined.get() {
             return None;
         }
         let left = match request.tries_left {
@@ -190,8 +198,8 @@ impl PinSource {
             Some(1) => " (the last try before it locks itself)".to_owned(),
             Some(n) => format!(" ({n} tries left)"),
         };
-        let question = format!("{} for {}{left}: ", request.what, self.volume);
-        let typed = prompt::passphrase(&question, None).ok();
+        let question = format!("{} for {}{left}", request.what, self.volume);
+        let typed = self.asker.secret(&question, None).ok();
         let typed = typed.filter(|typed: &SecretBytes| !typed.is_empty());
         self.declined.set(typed.is_none());
         typed.map(Passphrase::new)
