@@ -40,6 +40,7 @@ mod error;
 #[cfg(feature = "esapi")]
 mod esapi;
 mod hash;
+pub mod log;
 mod meaning;
 mod measure;
 mod native;

@@ -1,0 +1,114 @@
+//! The values of the next boot, against those of a next boot.
+
+use luksmith_tpm::log::{Event, EventLog, LogError, Next, load_options_digest, measure, predict};
+use luksmith_tpm::{HashAlg, PcrValues};
+
+use crate::{DIRECT_NEXT, DIRECT_PCRS, GRUB_NEXT, GRUB_PCRS, direct, grub, held, only};
+
+/// Of the initrd of the next boot.
+const NEXT_INITRD: &str = "b3daaf9b47a953a0fd551ed27386cb1b21eacdd843aad0a3189620c91e2bb5eb";
+const NEXT_CFG: &[u8] = b"set timeout=0
+linux /vmlinuz console=ttyS0 quiet panic=-1 debug
+initrd /initrd
+boot
+";
+const BANK: HashAlg = HashAlg::Sha256;
+
+#[test]
+fn a_new_initrd_and_command_line_by_grub_lead_to_what_the_tpm_then_held() {
+    let actual = held(GRUB_PCRS, BANK, &[4, 8, 9]);
+    let next = predict(&grub(), &actual, |event| {
+        let text = event.text();
+        let digest = match (event.pcr, text.as_str()) {
+            (9, "/initrd") => Some(hex::decode(NEXT_INITRD).unwrap()),
+            (9, "(hd0,msdos1)/EFI/debian/grub.cfg") => Some(measure(BANK, NEXT_CFG)),
+            (8, text) if text.starts_with("grub_cmd: linux ") => {
+                let command = &text["grub_cmd: ".len()..];
+                assert_eq!(
+                    event.digest(BANK).unwrap(),
+                    measure(BANK, command.as_bytes()),
+                    "the rule holds for what is there now"
+                );
+                Some(measure(BANK, format!("{command} debug").as_bytes()))
+            }
+            (8, text) if text.starts_with("kernel_cmdline: ") => {
+                let line = &text["kernel_cmdline: ".len()..];
+                Some(measure(BANK, format!("{line} debug").as_bytes()))
+            }
+            _ => None,
+        };
+        digest.into()
+    });
+    assert_eq!(next.unwrap(), held(GRUB_NEXT, BANK, &[4, 8, 9]));
+}
+
+#[test]
+fn a_new_initrd_and_command_line_by_the_kernel_alone_lead_to_what_the_tpm_then_held() {
+    let actual = held(DIRECT_PCRS, BANK, &[9]);
+    let next = predict(&direct(), &actual, |event| {
+        match event.text().as_str() {
+            "LOADED_IMAGE::LoadOptions" => {
+                let line = "console=ttyS0 quiet panic=-1";
+                let of = |line: &str| load_options_digest(BANK, line);
+                // OVMF adds the last word.
+                let now = of(&format!("{line} initrd=initrd"));
+                assert_eq!(event.digest(BANK).unwrap(), now);
+                Next::Digest(of(&format!("{line} debug initrd=initrd")))
+            }
+            "Linux initrd" => Next::Digest(hex::decode(NEXT_INITRD).unwrap()),
+            _ => Next::Same,
+        }
+    });
+    assert_eq!(next.unwrap(), held(DIRECT_NEXT, BANK, &[9]));
+}
+
+#[test]
+fn nothing_new_gives_what_is_there() {
+    let pcrs: Vec<u8> = (0..24).filter(|pcr| *pcr != 10).collect();
+    let actual = held(GRUB_PCRS, BANK, &pcrs);
+    let next = predict(&grub(), &actual, |_| Next::Same).unwrap();
+    assert_eq!(next, actual);
+}
+
+#[test]
+fn an_event_that_does_not_come_is_left_out() {
+    let log = grub();
+    let mut more = log.clone();
+    let phases = crate::writer::userspace(&[(11, "phase", "enter-initrd"), (11, "phase", "ready")]);
+    more.add_userspace(&phases).unwrap();
+    let actual = only(&more.replay(BANK).unwrap(), &[11]);
+    let after_initrd = |event: &Event| match event.text().as_str() {
+        "ready" => Next::Absent,
+        _ => Next::Same,
+    };
+    let mut until = log;
+    let phases = crate::writer::userspace(&[(11, "phase", "enter-initrd")]);
+    until.add_userspace(&phases).unwrap();
+    assert_eq!(
+        predict(&more, &actual, after_initrd).unwrap(),
+        only(&until.replay(BANK).unwrap(), &[11])
+    );
+}
+
+#[test]
+fn nothing_is_predicted_from_a_log_that_does_not_explain_the_present() {
+    let same = |log: &EventLog, actual: &PcrValues| predict(log, actual, |_| Next::Same);
+    let actual = held(GRUB_PCRS, BANK, &[7, 10]);
+    assert_eq!(
+        same(&grub(), &actual),
+        Err(LogError::Unexplained { pcr: 10 })
+    );
+    let mut actual = held(GRUB_PCRS, BANK, &[7]);
+    actual.insert(7, &[1; 32]).unwrap();
+    assert_eq!(
+        same(&grub(), &actual),
+        Err(LogError::Unexplained { pcr: 7 })
+    );
+}
+
+#[test]
+fn a_digest_of_another_bank_is_refused() {
+    let actual = held(GRUB_PCRS, BANK, &[9]);
+    let next = predict(&grub(), &actual, |_| Next::Digest(vec![0; 20]));
+    assert_eq!(next, Err(LogError::OtherBank { bank: BANK }));
+}
