@@ -150,6 +150,7 @@ fn a_damaged_log_of_systemd_is_refused_and_adds_nothing() {
     let sha256 = format!("{{\"hashAlg\":\"sha256\",\"digest\":\"{digest}\"}}");
     let bad = [
         good[1..].to_vec(),
+        [b" ", &good[1..]].concat(),
         good[..good.len() - 1].to_vec(),
         [good.as_slice(), b"\n"].concat(),
         one("[]"),

@@ -19,6 +19,7 @@ use luksmith_tpm::{HashAlg, PcrValues};
 const GRUB: &[u8] = include_bytes!("../logs/grub.log");
 const GRUB_PCRS: &str = include_str!("../logs/grub.pcrs");
 const GRUB_NEXT: &str = include_str!("../logs/grub-next.pcrs");
+const GRUB_KERNEL: &str = include_str!("../logs/grub-kernel.pcrs");
 const DIRECT: &[u8] = include_bytes!("../logs/direct.log");
 const DIRECT_PCRS: &str = include_str!("../logs/direct.pcrs");
 const DIRECT_NEXT: &str = include_str!("../logs/direct-next.pcrs");

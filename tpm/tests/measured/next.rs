@@ -3,10 +3,16 @@
 use luksmith_tpm::log::{Event, EventLog, LogError, Next, load_options_digest, measure, predict};
 use luksmith_tpm::{HashAlg, PcrValues};
 
-use crate::{DIRECT_NEXT, DIRECT_PCRS, GRUB_NEXT, GRUB_PCRS, direct, grub, held, only};
+use crate::{
+    DIRECT_NEXT, DIRECT_PCRS, GRUB_KERNEL, GRUB_NEXT, GRUB_PCRS, direct, grub, held, only,
+};
 
 /// Of the initrd of the next boot.
 const NEXT_INITRD: &str = "b3daaf9b47a953a0fd551ed27386cb1b21eacdd843aad0a3189620c91e2bb5eb";
+/// Authenticode digests of the kernel, and of that of another next boot, with the latter's SHA-256.
+const KERNEL: &str = "9a7cfc14a8476af91537d2b625fc2044c43e79da01765fd033f8acbc42710b7f";
+const NEXT_KERNEL: &str = "eec071b66b42a32e737d8997dd8652e4f61b5e7042d33dc9099ed89b22cdbc8d";
+const NEXT_KERNEL_FILE: &str = "2b2358b37674d2505350528875bb17afae2a36522a9e8a9417eaca65a7da0e08";
 const NEXT_CFG: &[u8] = b"set timeout=0
 linux /vmlinuz console=ttyS0 quiet panic=-1 debug
 initrd /initrd
@@ -40,6 +46,26 @@ fn a_new_initrd_and_command_line_by_grub_lead_to_what_the_tpm_then_held() {
         digest.into()
     });
     assert_eq!(next.unwrap(), held(GRUB_NEXT, BANK, &[4, 8, 9]));
+}
+
+#[test]
+fn a_new_kernel_by_grub_leads_to_what_the_tpm_then_held() {
+    let of = |text| hex::decode(text).unwrap();
+    let mut started = 0;
+    let actual = held(GRUB_PCRS, BANK, &[4, 8, 9]);
+    let next = predict(&grub(), &actual, |event| {
+        if event.pcr == 4 && event.digest(BANK) == Some(of(KERNEL).as_slice()) {
+            assert_eq!(event.text(), "", "nobody says which file it is");
+            started += 1;
+            Next::Digest(of(NEXT_KERNEL))
+        } else if event.pcr == 9 && event.text() == "/vmlinuz" {
+            Next::Digest(of(NEXT_KERNEL_FILE))
+        } else {
+            Next::Same
+        }
+    });
+    assert_eq!(next.unwrap(), held(GRUB_KERNEL, BANK, &[4, 8, 9]));
+    assert_eq!(started, 2, "GRUB asks shim, and both measure");
 }
 
 #[test]
@@ -104,6 +130,16 @@ fn nothing_is_predicted_from_a_log_that_does_not_explain_the_present() {
         same(&grub(), &actual),
         Err(LogError::Unexplained { pcr: 7 })
     );
+}
+
+#[test]
+fn an_untouched_pcr_stays_as_its_platform_has_it() {
+    for value in [[0; 32], [0xFF; 32]] {
+        let mut actual = PcrValues::new(BANK);
+        actual.insert(17, &value).unwrap();
+        let next = predict(&grub(), &actual, |_| Next::Same);
+        assert_eq!(next.unwrap(), actual);
+    }
 }
 
 #[test]

@@ -417,5 +417,26 @@ fn a_text_obeys_nobody_and_has_an_end() {
     assert_eq!(shown(&wide("W\u{1b}ide\0")), "W?ide");
     assert_eq!(shown(b""), "");
     assert_eq!(shown(&[b'x'; 1000]).chars().count(), MAX_TEXT_CHARS);
+    let long = wide(&"x".repeat(1000));
+    assert_eq!(shown(&long).chars().count(), MAX_TEXT_CHARS);
     assert_eq!(shown(&[0xFF, 0xFE]), "\u{fffd}\u{fffd}");
+}
+
+#[test]
+fn a_path_in_several_nodes_is_one() {
+    let shown = |parts: &[&str]| {
+        let mut nodes = Vec::new();
+        for part in parts {
+            let one = path(part);
+            // Without the PCI device before it and the end after it.
+            nodes.extend(&one[6..one.len() - 4]);
+        }
+        let event = record(4, APPLICATION, &image(&nodes));
+        let log = EventLog::parse(&agile(&[BANK], &[event])).unwrap();
+        log.events()[0].text()
+    };
+    assert_eq!(shown(&["\\EFI", "debian", "a.efi"]), "\\EFI\\debian\\a.efi");
+    assert_eq!(shown(&["\\EFI\\", "a.efi"]), "\\EFI\\a.efi");
+    assert_eq!(shown(&["\\EFI", "\\a.efi"]), "\\EFI\\a.efi");
+    assert_eq!(shown(&[]), "");
 }
