@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::measure::measure;
 use super::text;
 use crate::hash::HashAlg;
 
@@ -33,10 +34,26 @@ impl Event {
     }
 
     /// What it is about in one short line of printable text: a path, a name, a command. Empty where
-    /// the event has nothing that a person could read.
+    /// the event has nothing that a person could read. What is longer than
+    /// [`MAX_TEXT_CHARS`](super::MAX_TEXT_CHARS) is cut.
     #[must_use]
     pub fn text(&self) -> String {
         text::of(self)
+    }
+
+    /// The command or command line that GRUB measured into PCR 8, in full and without what stands
+    /// before it in the log ("grub_cmd: "). `None` unless the digests say that it is what was
+    /// measured, so that one made from it is of the same kind.
+    #[must_use]
+    pub fn grub_command(&self) -> Option<&str> {
+        if self.pcr != 8 || self.kind != EventKind::Tcg(EventType::IPL) {
+            return None;
+        }
+        let text = str::from_utf8(&self.data).ok()?;
+        let (_, command) = text.trim_end_matches('\0').split_once(": ")?;
+        let measured =
+            |(bank, digest): &(HashAlg, Vec<u8>)| measure(*bank, command.as_bytes()) == *digest;
+        (!self.digests.is_empty() && self.digests.iter().all(measured)).then_some(command)
     }
 }
 

@@ -21,6 +21,14 @@ pub fn load_options_digest(bank: HashAlg, command_line: &str) -> Vec<u8> {
     measure(bank, &units.flat_map(u16::to_le_bytes).collect::<Vec<u8>>())
 }
 
+/// The digest of a kernel command line as systemd's boot loader and stub measure it into PCR 12: as
+/// UTF-16 without a zero at its end.
+#[must_use]
+pub fn systemd_command_line_digest(bank: HashAlg, command_line: &str) -> Vec<u8> {
+    let units = command_line.encode_utf16();
+    measure(bank, &units.flat_map(u16::to_le_bytes).collect::<Vec<u8>>())
+}
+
 /// The value of a PCR after an extend (Part 1, 17.2).
 pub(super) fn extend(bank: HashAlg, value: &[u8], digest: &[u8]) -> Vec<u8> {
     of(bank, &[value, digest])

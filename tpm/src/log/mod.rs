@@ -38,7 +38,7 @@ use crate::hash::HashAlg;
 
 pub use authenticode::authenticode_digest;
 pub use event::{Event, EventKind, EventType};
-pub use measure::{load_options_digest, measure};
+pub use measure::{load_options_digest, measure, systemd_command_line_digest};
 pub use predict::{Next, predict};
 pub use remembered::{Entry, Remembered};
 pub use replay::Standing;

@@ -32,11 +32,15 @@ impl From<Option<Vec<u8>>> for Next {
 /// * PCR 4: an image, by its path, else by the [`authenticode_digest`](super::authenticode_digest)
 ///   of the present file: GRUB and shim log the kernel without a path, and twice.
 /// * PCR 8: a command of GRUB ("grub_cmd: linux /vmlinuz …") and the command line
-///   ("kernel_cmdline: /vmlinuz …"): [`measure`](super::measure()) of what stands after the prefix.
-///   Both change when the command line does.
+///   ("kernel_cmdline: /vmlinuz …"): [`measure`](super::measure()) of what is to stand for
+///   [`Event::grub_command`]. Both change when the command line does.
 /// * PCR 9: a file that GRUB read, by its path: [`measure`](super::measure()) of its content. Without
 ///   GRUB "LOADED_IMAGE::LoadOptions", by
 ///   [`load_options_digest`](super::load_options_digest), and "Linux initrd", by its content.
+/// * PCR 11: sections of a unified kernel image, each twice: first its name with a zero at its end,
+///   then its content, both with the name as text. [`measure`](super::measure()) of either.
+/// * PCR 12: the command line that was typed or configured, which is its own text:
+///   [`systemd_command_line_digest`](super::systemd_command_line_digest).
 ///
 /// # Errors
 /// [`LogError::Unexplained`] if the log does not lead to the present value of one of the PCRs: then

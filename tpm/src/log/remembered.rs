@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::event::{EventKind, EventType};
 use super::subject::Subject;
-use super::text::{MAX_TEXT_CHARS, printable};
+use super::text::printable;
 use super::{EventLog, LogError, MAX_EVENTS};
 use crate::hash::HashAlg;
 use crate::pcr::{PCRS, PcrValues};
@@ -177,13 +177,14 @@ fn entry(event: &Value) -> Option<Entry> {
     let [pcr, kind, digest, text] = event.as_array()?.as_slice() else {
         return None;
     };
+    // Both may go to a terminal, and the file may have been written by anybody.
+    let shown = |text: &str| printable(text) == text;
     let kind = match kind {
-        Value::String(name) => EventKind::Userspace(name.clone()),
+        Value::String(name) if shown(name) => EventKind::Userspace(name.clone()),
         kind => EventKind::Tcg(EventType(kind.as_u64()?.try_into().ok()?)),
     };
     let text = text.as_str()?;
-    // It may go to a terminal, and the file may have been written by anybody.
-    if text.chars().count() > MAX_TEXT_CHARS || printable(text) != text {
+    if !shown(text) {
         return None;
     }
     Some(Entry {

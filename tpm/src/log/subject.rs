@@ -46,8 +46,8 @@ pub enum Subject {
     KernelCommandLine(String),
     /// A command that GRUB ran.
     GrubCommand(String),
-    /// GRUB's configuration.
-    GrubConfiguration(String),
+    /// Configuration of the boot loader.
+    LoaderConfiguration(String),
     /// A kernel that GRUB or systemd's stub read.
     Kernel(String),
     /// The initrd; the path is empty where it is not in the log.
@@ -56,6 +56,8 @@ pub enum Subject {
     File(String),
     /// A section of a unified kernel image.
     UkiSection(String),
+    /// An add-on of a unified kernel image: a device tree, an initrd, microcode.
+    UkiAddOn(String),
     /// A phase of the boot as systemd measures it.
     Phase(String),
     /// The machine's identity in `/etc/machine-id`.
@@ -164,6 +166,9 @@ fn boot_loader(pcr: u8, kind: EventType, text: &str) -> Option<Subject> {
         return match text {
             "LOADED_IMAGE::LoadOptions" => Some(Subject::KernelCommandLine(String::new())),
             "Linux initrd" => Some(Subject::Initrd(String::new())),
+            "loader.conf" => Some(Subject::LoaderConfiguration(owned())),
+            _ if text.starts_with("smbios:") => Some(Subject::FirmwareSettings),
+            _ if pcr == 12 => Some(Subject::UkiAddOn(owned())),
             _ => None,
         };
     }
@@ -210,7 +215,7 @@ fn file(path: &str) -> Subject {
     } else if has(&["vmlinuz", "vmlinux", "bzImage"]) {
         Subject::Kernel(path.to_owned())
     } else if name.ends_with(".cfg") || name == "grubenv" {
-        Subject::GrubConfiguration(path.to_owned())
+        Subject::LoaderConfiguration(path.to_owned())
     } else {
         Subject::File(path.to_owned())
     }
@@ -243,7 +248,7 @@ impl Subject {
             Self::Course(action) => ("course of the boot", action.as_str()),
             Self::KernelCommandLine(line) => ("kernel command line", line.as_str()),
             Self::GrubCommand(command) => ("GRUB command", command.as_str()),
-            Self::GrubConfiguration(path) => ("GRUB configuration", path.as_str()),
+            Self::LoaderConfiguration(path) => ("boot loader configuration", path.as_str()),
             Self::Kernel(path) => ("kernel", path.as_str()),
             Self::Initrd(path) => ("initrd", path.as_str()),
             Self::File(path) => ("file read by GRUB", path.as_str()),
@@ -255,6 +260,7 @@ impl Subject {
                 ".uname" => ("kernel version in the unified kernel image", ""),
                 name => ("section of the unified kernel image", name),
             },
+            Self::UkiAddOn(name) => ("add-on of the unified kernel image", name.as_str()),
             Self::Phase(name) => ("phase of the boot", name.as_str()),
             Self::MachineId => ("machine ID", ""),
             Self::VolumeKey => ("key of an encrypted volume", ""),

@@ -4,6 +4,7 @@
 use serde_json::Value;
 
 use super::event::{Event, EventKind};
+use super::text::printable;
 use super::{LogError, MAX_EVENTS, MAX_LOG_BYTES};
 use crate::hash::HashAlg;
 use crate::pcr::PCRS;
@@ -70,7 +71,8 @@ fn event(record: &Value) -> Result<Option<Event>, &'static str> {
     let word = |member: &str| content[member].as_str().unwrap_or_default();
     Ok(Some(Event {
         pcr,
-        kind: EventKind::Userspace(word("eventType").to_owned()),
+        // It is shown to people, like the text.
+        kind: EventKind::Userspace(printable(word("eventType"))),
         data: word("string").as_bytes().to_vec(),
         digests,
     }))

@@ -1,8 +1,12 @@
 //! The values of the next boot, against those of a next boot.
 
-use luksmith_tpm::log::{Event, EventLog, LogError, Next, load_options_digest, measure, predict};
+use luksmith_tpm::log::{
+    Event, EventLog, LogError, Next, load_options_digest, measure, predict,
+    systemd_command_line_digest,
+};
 use luksmith_tpm::{HashAlg, PcrValues};
 
+use crate::writer::{IPL, agile, of_content};
 use crate::{
     DIRECT_NEXT, DIRECT_PCRS, GRUB_KERNEL, GRUB_NEXT, GRUB_PCRS, direct, grub, held, only,
 };
@@ -28,17 +32,10 @@ fn a_new_initrd_and_command_line_by_grub_lead_to_what_the_tpm_then_held() {
         let digest = match (event.pcr, text.as_str()) {
             (9, "/initrd") => Some(hex::decode(NEXT_INITRD).unwrap()),
             (9, "(hd0,msdos1)/EFI/debian/grub.cfg") => Some(measure(BANK, NEXT_CFG)),
-            (8, text) if text.starts_with("grub_cmd: linux ") => {
-                let command = &text["grub_cmd: ".len()..];
-                assert_eq!(
-                    event.digest(BANK).unwrap(),
-                    measure(BANK, command.as_bytes()),
-                    "the rule holds for what is there now"
-                );
-                Some(measure(BANK, format!("{command} debug").as_bytes()))
-            }
-            (8, text) if text.starts_with("kernel_cmdline: ") => {
-                let line = &text["kernel_cmdline: ".len()..];
+            (8, text)
+                if text.starts_with("grub_cmd: linux ") || text.starts_with("kernel_cmdline: ") =>
+            {
+                let line = event.grub_command().unwrap();
                 Some(measure(BANK, format!("{line} debug").as_bytes()))
             }
             _ => None,
@@ -147,4 +144,34 @@ fn a_digest_of_another_bank_is_refused() {
     let actual = held(GRUB_PCRS, BANK, &[9]);
     let next = predict(&grub(), &actual, |_| Next::Digest(vec![0; 20]));
     assert_eq!(next, Err(LogError::OtherBank { bank: BANK }));
+}
+
+#[test]
+fn a_command_line_by_systemd_has_no_zero_at_its_end() {
+    let wide = crate::writer::wide("quiet");
+    assert_eq!(
+        systemd_command_line_digest(BANK, "quiet"),
+        measure(BANK, &wide)
+    );
+    let with_zero = [wide, vec![0, 0]].concat();
+    assert_eq!(
+        load_options_digest(BANK, "quiet"),
+        measure(BANK, &with_zero)
+    );
+}
+
+#[test]
+fn a_command_of_grub_is_given_in_full_and_only_if_it_was_measured() {
+    let log = grub();
+    let commands = log.events().iter().filter(|event| event.pcr == 8);
+    assert!(commands.clone().all(|event| event.grub_command().is_some()));
+    let others = log.events().iter().filter(|event| event.pcr != 8);
+    assert!(others.clone().all(|event| event.grub_command().is_none()));
+
+    let line = "x".repeat(1000);
+    let shown = format!("kernel_cmdline: {line}\0");
+    let of = |content: &str| of_content(8, IPL, content.as_bytes(), shown.as_bytes());
+    let log = EventLog::parse(&agile(&[BANK], &[of(&line), of("other")])).unwrap();
+    assert_eq!(log.events()[0].grub_command(), Some(line.as_str()));
+    assert_eq!(log.events()[1].grub_command(), None);
 }

@@ -228,7 +228,7 @@ fn grub_and_what_it_reads() {
         ("/boot/vmlinuz-6.12", "kernel changed: /boot/vmlinuz-6.12"),
         (
             "(hd0,gpt2)/grub/grub.cfg",
-            "GRUB configuration changed: (hd0,gpt2)/grub/grub.cfg",
+            "boot loader configuration changed: (hd0,gpt2)/grub/grub.cfg",
         ),
         (
             "/grub/x86_64-efi/ext2.mod",
@@ -279,6 +279,15 @@ fn the_kernel_and_a_unified_image() {
         let boot = |content: &[u8]| [section(name, name.as_bytes()), section(name, content)];
         assert_eq!(said(11, &boot(b"1"), &boot(b"2")), expected);
     }
+    let add_on = |content: &[u8]| {
+        let mut data = [0x0F_u8, 0xFE, 0xDF, 0x49, 12, 0, 0, 0].to_vec();
+        data.extend(wide("a.efi\0"));
+        of_content(12, 6, content, &data)
+    };
+    assert_eq!(
+        said(12, &[add_on(b"1")], &[add_on(b"2")]),
+        "add-on of the unified kernel image changed: a.efi"
+    );
     let line = |text: &str| record(12, IPL, &wide(&format!("{text}\0")));
     assert_eq!(
         said(12, &[line("quiet")], &[line("quiet single")]),
@@ -352,7 +361,7 @@ fn two_real_boots_are_told_apart() {
             "PCR 4: new boot loader or kernel image: kernel",
             "PCR 7: Secure Boot was switched off",
             "PCR 8: no longer there: GRUB command: [ -z (hd0,msdos1)/EFI/debian -o ! -e (hd0,msdos1)/EFI/debian ]",
-            "PCR 9: kernel command line, instead of GRUB configuration: (hd0,msdos1)/EFI/debian/grub.cfg"
+            "PCR 9: kernel command line, instead of boot loader configuration: (hd0,msdos1)/EFI/debian/grub.cfg"
         ]
     );
     assert_eq!(why(&before, &before, &pcrs), Ok(vec![]));
@@ -396,6 +405,7 @@ fn what_was_remembered_elsewhere_or_otherwise_is_refused() {
     refused("/events/0", serde_json::json!([4, 5]));
     refused("/events/0/0", 5.into());
     refused("/events/0/1", (1_u64 << 32).into());
+    refused("/events/0/1", "\u{1b}[2J".into());
     refused("/events/0/2", "AAAA".into());
     refused("/events/0/3", "\u{1b}[2J".into());
     refused("/events/0/3", "x".repeat(MAX_TEXT_CHARS + 1).into());
@@ -416,6 +426,10 @@ fn a_text_obeys_nobody_and_has_an_end() {
     assert_eq!(shown("a\u{202e}b".as_bytes()), "a?b");
     assert_eq!(shown(&wide("W\u{1b}ide\0")), "W?ide");
     assert_eq!(shown(b""), "");
+    let mut log = EventLog::parse(&agile(&[BANK], &[])).unwrap();
+    log.add_userspace(&userspace(&[(11, "a\\u001b[2J", "")]))
+        .unwrap();
+    assert_eq!(log.events()[0].kind.to_string(), "systemd:a?[2J");
     assert_eq!(shown(&[b'x'; 1000]).chars().count(), MAX_TEXT_CHARS);
     let long = wide(&"x".repeat(1000));
     assert_eq!(shown(&long).chars().count(), MAX_TEXT_CHARS);
