@@ -512,6 +512,18 @@ pub(crate) const OPTIONS: &[Opt] = &[
         "Bind to PCRs into which nothing was ever measured, which protects nothing",
     )
     .ours(),
+    Opt::new(
+        "event-log",
+        Path,
+        "Read the firmware's log here [default: that of the kernel, for tpm0]",
+    )
+    .ours(),
+    Opt::new(
+        "state-directory",
+        Path,
+        "Where this machine keeps what was measured [default: /var/lib/luksmith]",
+    )
+    .ours(),
     Opt::new("recovery-key", Nothing, "Make a recovery key").ours(),
     Opt::new(
         "no-recovery-key",

@@ -104,6 +104,8 @@ const BINDING: &[&str] = &[
     "tpm2-with-pin",
     "new-pin-file",
     "allow-untouched-pcrs",
+    "event-log",
+    "state-directory",
 ];
 const UNLOCK: &[&str] = &["key-slot", "volume-key-file", "allow-null-cipher"];
 const PERF: &[&str] = &[
@@ -481,6 +483,20 @@ pub(crate) const VERBS: &[Verb] = &[
         run: c::tpm::list,
     },
     Verb {
+        name: "tpm why",
+        also: &[],
+        about: "Say what changed since a slot was bound to PCRs, in words",
+        more: "Reads the event log of the firmware and what was kept when the slot was bound.",
+        positionals: &[HEADER_DEVICE],
+        options: &[
+            HEADER,
+            JSON,
+            &["token-id", "tpm2-device", "event-log", "state-directory"],
+        ],
+        hidden: false,
+        run: c::why::run,
+    },
+    Verb {
         name: "tpm wipe",
         also: &[],
         about: "Remove the slots that a TPM opens, or the one of --token-id",
@@ -505,6 +521,8 @@ pub(crate) const VERBS: &[Verb] = &[
                 "volume-key-file",
                 "allow-null-cipher",
                 "new-pin-file",
+                "event-log",
+                "state-directory",
                 "progress-json",
                 "progress-frequency",
             ],

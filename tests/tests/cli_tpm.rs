@@ -10,6 +10,7 @@ use std::process::Command;
 
 use luksmith_tests::cli::{SMALL, luksmith, snapshot};
 use luksmith_tests::cryptsetup::{Ended, cryptsetup, run};
+use luksmith_tpm::log::EventLog;
 use luksmith_tpm::{HashAlg, Native, Tpm};
 use serde_json::Value;
 use support::Swtpm;
@@ -440,6 +441,58 @@ fn systemd_cryptenroll_sees_the_same() {
         })
         .collect();
     assert_eq!(theirs, bench.enrolled());
+}
+
+/// The same measurements into the TPM as a machine made whose log this is.
+fn boot_as(swtpm: &Swtpm, log: &Path) {
+    let log = EventLog::parse(&std::fs::read(log).expect("a log")).expect("it can be read");
+    let mut tpm = Native::over(swtpm.connect());
+    for event in log.events().iter().filter(|event| event.extends()) {
+        let digest = event.digest(HashAlg::Sha256).expect("a digest");
+        tpm.extend_pcr(HashAlg::Sha256, event.pcr, digest)
+            .expect("an extend");
+    }
+}
+
+/// With the logs of two real boots: one with Secure Boot, through a boot loader, and one without either.
+#[test]
+fn it_is_said_in_words_what_changed() {
+    let logs = luksmith_tests::project().join("tpm/tests/logs");
+    let Bench { folder, mut swtpm } = Bench::new();
+    swtpm.restart();
+    boot_as(&swtpm, &logs.join("grub.log"));
+    let device = format!("--tpm2-device={}", swtpm.address());
+    let with = |verb: &[&str], log: &str| {
+        let log = format!("--event-log={}", logs.join(log).display());
+        let mut args = verb.to_vec();
+        args.extend(["volume", &device, &log, "--state-directory=state"]);
+        luksmith(folder.path(), &args, b"")
+    };
+    with(
+        &["enroll", "--unlock-key-file", "key", "--tpm2-pcrs=4+7"],
+        "grub.log",
+    )
+    .expect(0, "enroll");
+    let same = with(&["tpm", "why"], "grub.log").expect(0, "tpm why");
+    assert!(out(&same).contains("Nothing"), "{}", out(&same));
+
+    swtpm.restart();
+    boot_as(&swtpm, &logs.join("direct.log"));
+    let told = out(&with(&["tpm", "why"], "direct.log").expect(0, "tpm why"));
+    assert!(
+        told.contains("PCR 7: Secure Boot was switched off"),
+        "{told}"
+    );
+    assert!(told.contains("PCR 4: "), "{told}");
+    let told = with(&["tpm", "why", "--json"], "direct.log").expect(0, "tpm why");
+    let told: Value = serde_json::from_slice(&told.out).expect("JSON");
+    assert_eq!(told["schema"], "luksmith.tpm-why/1");
+    assert_eq!(told["changes"][1]["pcr"], 7);
+
+    // Bound by a machine that keeps nothing: that is said, and nothing is made up.
+    std::fs::remove_dir_all(folder.path().join("state")).expect("it is there");
+    let unknown = with(&["tpm", "why"], "direct.log").expect(1, "tpm why");
+    assert!(err(&unknown).contains("is not known"), "{}", err(&unknown));
 }
 
 #[test]

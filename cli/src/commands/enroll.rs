@@ -10,7 +10,7 @@ use luksmith_tpm::token::{Enrolment, KIND as TPM_KIND, NewPin, enrol, plan_slot}
 use luksmith_tpm::{HashAlg, PcrList, PcrSelection, Tpm, TpmError};
 
 use crate::args::Args;
-use crate::commands::{recovery_key, wipe};
+use crate::commands::{recovery_key, why, wipe};
 use crate::errors;
 use crate::hint::{Failure, shell};
 use crate::kdf;
@@ -235,6 +235,14 @@ pub(super) fn bind(
         .map_err(|error| errors::plan(&session.header_path, error))?;
     session.apply(added.change)?;
     drop(progress);
+    why::remember(
+        args,
+        session,
+        added.slot,
+        tpm,
+        enrolment.bank,
+        enrolment.pcrs,
+    );
     output::text(&format!(
         "New TPM2 token enrolled as key slot {}.\n",
         added.slot

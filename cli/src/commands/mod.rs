@@ -31,4 +31,5 @@ pub(crate) mod token;
 pub(crate) mod tpm;
 pub(crate) mod udev_name;
 pub(crate) mod uuid;
+pub(crate) mod why;
 pub(crate) mod wipe;

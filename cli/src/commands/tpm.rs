@@ -238,7 +238,10 @@ pub(crate) fn reseal(args: &Args) -> Result<(), Failure> {
 }
 
 /// The token that is meant: the one that was named, or the only one.
-fn the_token(args: &Args, session: &Session) -> Result<(u8, Vec<u8>, SystemdTpm2), Failure> {
+pub(super) fn the_token(
+    args: &Args,
+    session: &Session,
+) -> Result<(u8, Vec<u8>, SystemdTpm2), Failure> {
     let name = shell(&session.header_path);
     let wanted = args.index("token-id");
     let mut found = session
