@@ -326,6 +326,23 @@ pub(crate) fn turn() -> File {
     file
 }
 
+/// Waits until at most one other machine with one processor runs, and none with two.
+pub(crate) fn half_a_turn() -> [File; 2] {
+    let runs = target().join("vm");
+    fs::create_dir_all(&runs).expect("a folder for the results");
+    let all = File::create(runs.join("turn")).expect("the lock file");
+    all.lock_shared().expect("the lock");
+    loop {
+        for half in ["half-1", "half-2"] {
+            let file = File::create(runs.join(half)).expect("the lock file");
+            if file.try_lock().is_ok() {
+                return [all, file];
+            }
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
 fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(
         || crate::project().join("target"),

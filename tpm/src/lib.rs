@@ -63,7 +63,7 @@ pub use hash::{Digest, HashAlg};
 pub use measure::{IDENTITY_PCR, measure_no_volume, measure_volume_key, volume_key_id};
 pub use native::{Native, seal_offline};
 pub use pcr::{PCRS, PcrSelection, PcrValues};
-pub use pcr_list::{PcrList, pcr_name};
+pub use pcr_list::{FixedValue, PcrList, pcr_name};
 pub use policy::{Assertion, Policy};
 pub use tpm::{
     Facts, Lock, Lockout, LockoutRules, MAX_SEALED_BYTES, NvAuth, NvLock, PrimaryTemplate,

@@ -1,5 +1,6 @@
-//! PCRs as a person writes them: `7`, `7+14`, `secure-boot-policy+kernel-boot:sha256`.
+//! PCRs as a person writes them: `7`, `7+14`, `secure-boot-policy+kernel-boot:sha256`, `15=0`.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use crate::error::TpmError;
@@ -43,24 +44,56 @@ pub struct PcrList {
     pub pcrs: Vec<u8>,
     /// The bank, if it was said.
     pub bank: Option<HashAlg>,
+    /// Values that were said; the others are meant as they are now.
+    pub values: BTreeMap<u8, FixedValue>,
+}
+
+/// The value that a PCR shall have.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum FixedValue {
+    /// As after a reset: nothing was measured. Of most PCRs that is all zeroes.
+    Zero,
+    /// This one.
+    Bytes(Vec<u8>),
+}
+
+impl FixedValue {
+    /// The value in a bank.
+    ///
+    /// # Errors
+    /// [`TpmError::Unsupported`] if it has another length than the bank's.
+    pub fn in_bank(&self, bank: HashAlg) -> Result<Vec<u8>, TpmError> {
+        match self {
+            Self::Zero => Ok(vec![0; bank.len()]),
+            Self::Bytes(bytes) if bytes.len() == bank.len() => Ok(bytes.clone()),
+            Self::Bytes(_) => Err(TpmError::Unsupported {
+                what: format!("PCR value that has not the length of {}", bank.name()),
+            }),
+        }
+    }
 }
 
 impl FromStr for PcrList {
     type Err = TpmError;
 
-    /// Numbers or names with `+` or `,` between them, each with or without a bank (`7:sha256`);
-    /// an empty text is none.
+    /// Numbers or names with `+` or `,` between them, each with or without a bank (`7:sha256`) and
+    /// a value in hexadecimal (`15:sha256=…`, or `15=0` for one that nothing was measured into); an
+    /// empty text is none.
     fn from_str(text: &str) -> Result<Self, TpmError> {
         let unsupported = |why: &str| TpmError::Unsupported {
             what: format!("list of PCRs {text:?}: {why}"),
         };
         let mut list = Self::default();
         for word in text.split(['+', ',']).filter(|word| !word.is_empty()) {
-            if word.contains('=') {
-                return Err(unsupported(
-                    "values cannot be given, those of this boot are taken",
-                ));
-            }
+            let (word, value) = match word.split_once('=') {
+                None => (word, None),
+                Some((word, value)) => {
+                    let value = fixed(value).ok_or_else(|| {
+                        unsupported("a value is hexadecimal, or 0 for one as after a reset")
+                    })?;
+                    (word, Some(value))
+                }
+            };
             let (pcr, bank) = match word.split_once(':') {
                 None => (word, None),
                 Some((pcr, bank)) => {
@@ -83,11 +116,29 @@ impl FromStr for PcrList {
             }
             list.bank = list.bank.or(bank);
             list.pcrs.push(number);
+            if let Some(value) = value {
+                list.values.insert(number, value);
+            }
         }
         list.pcrs.sort_unstable();
         list.pcrs.dedup();
         Ok(list)
     }
+}
+
+fn fixed(text: &str) -> Option<FixedValue> {
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    if digits == "0" {
+        return Some(FixedValue::Zero);
+    }
+    if digits.is_empty() || !digits.len().is_multiple_of(2) || !digits.is_ascii() {
+        return None;
+    }
+    let bytes = (0..digits.len()).step_by(2).map(|at| {
+        let pair = digits.get(at..at + 2)?;
+        u8::from_str_radix(pair, 16).ok()
+    });
+    bytes.collect::<Option<Vec<u8>>>().map(FixedValue::Bytes)
 }
 
 #[cfg(test)]
@@ -123,10 +174,25 @@ mod tests {
             "seven",
             "7:md5",
             "7:sha256+8:sha1",
-            "7=aabb",
+            "7=aab",
+            "7=+1",
+            "7=",
             "7+ 8",
         ] {
             assert!(text.parse::<PcrList>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn values_are_taken_as_they_are_written() {
+        let list = list("7+15:sha256=0+8=0xAAbb");
+        assert_eq!(list.pcrs, vec![7, 8, 15]);
+        assert_eq!(list.values.len(), 2);
+        assert_eq!(
+            list.values[&15].in_bank(HashAlg::Sha256).unwrap(),
+            vec![0; 32]
+        );
+        assert_eq!(list.values[&8], FixedValue::Bytes(vec![0xAA, 0xBB]));
+        assert!(list.values[&8].in_bank(HashAlg::Sha256).is_err());
     }
 }

@@ -18,7 +18,7 @@ for kill in 1 2 3 4 5 6; do
 	for again in 1 2; do
 		within 10 pgrep -x luksmith-server >/dev/null
 		pkill -9 -x luksmith-server || true
-		sleep 0.$((RANDOM % 3))$((RANDOM % 10))
+		pause 0.$((RANDOM % 3))$((RANDOM % 10))
 	done
 	within 20 sh -c "[ \$(dmesg | grep -c 'luksmith: ours: ublkb[0-9]* is served by') -gt $before ]"
 	sleep 1

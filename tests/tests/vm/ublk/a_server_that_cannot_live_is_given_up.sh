@@ -7,7 +7,7 @@ open_volume /dev/vda ours
 dd if=/dev/urandom of=/dev/luksmith/ours bs=4k oflag=direct status=none 2>/tmp/writer &
 writer=$!
 end=$((SECONDS + 55))
-while [ -e /run/luksmith/ours ] && [ $SECONDS -lt $end ]; do pkill -9 -x luksmith-server || true; sleep 0.05; done
+while [ -e /run/luksmith/ours ] && [ $SECONDS -lt $end ]; do pkill -9 -x luksmith-server || true; pause 0.05; done
 within 60 test ! -e /run/luksmith/ours
 refused 1 wait $writer
 within 10 sh -c '! pgrep luksmith'

@@ -14,7 +14,7 @@ fio --name=load --directory=/mnt --rw=randwrite --bsrange=4k-128k --size=16m --n
 fio=$!
 kills=0
 while kill -0 $fio 2>/dev/null; do
-	server=$(pgrep -x luksmith-server) || { sleep 0.1; continue; }
+	server=$(pgrep -x luksmith-server) || { pause 0.1; continue; }
 	kill -9 "$server"
 	kills=$((kills + 1))
 	[ $kills -lt 12 ] || break

@@ -2,7 +2,7 @@
 # processors: 2
 # limit: 600
 load() { # DIRECTORY
-	fio --name=load --directory="$1" --rw=randwrite --bsrange=4k-256k --size=24m --numjobs=2 --iodepth=8 \
+	fio --name=load --directory="$1" --rw=randwrite --bsrange=4k-256k --size=12m --numjobs=2 --iodepth=8 \
 		--ioengine=libaio --direct=1 --verify=crc32c --do_verify=1 --verify_fatal=1 --minimal >/tmp/fio ||
 		{ cat /tmp/fio; fail "fio found wrong data"; }
 	noise "$1/noise" 8 3
