@@ -126,6 +126,7 @@ fn ours(swtpm: &Swtpm, pin: Option<(&Passphrase, NewPin)>, legacy_primary: bool)
         pcrs: &[7],
         pin,
         legacy_primary,
+        ..Enrolment::default()
     };
     let enrolled = enrol(&mut connect(swtpm), &enrolment).expect("enrolled");
     image.change(|header| plan_slot(header, &key, &enrolled).map(|added| added.change));

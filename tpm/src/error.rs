@@ -1,6 +1,7 @@
 //! What can go wrong with a TPM: one error for each thing that leads to another next step.
 
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use luksmith_crypto::CryptoError;
@@ -79,6 +80,38 @@ pub enum TpmError {
     /// A signature over a policy does not verify.
     #[error("the signature of the policy is not valid")]
     BadSignature,
+    /// A token needs a file beside the TPM, and there is none.
+    #[error("there is no {name}")]
+    NoPolicyFile {
+        /// Its name: `tpm2-pcr-signature.json` or `pcrlock.json`.
+        name: &'static str,
+        /// Where it was looked for.
+        paths: Vec<PathBuf>,
+    },
+    /// Such a file cannot be read.
+    #[error("cannot read {}", path.display())]
+    PolicyFile {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// No signature is by the key of the token, whatever the values: the file belongs to another
+    /// kernel image or the key was changed.
+    #[error("nothing is signed by this token's key about PCR {pcrs} of bank {bank}")]
+    NoSignature {
+        /// The PCRs, "7+11".
+        pcrs: String,
+        /// Their bank.
+        bank: &'static str,
+    },
+    /// The file of the policy is not the one that the NV index holds: one of them was made anew
+    /// without the other.
+    #[error("the pcrlock policy is stale: NV index {index:#010x} holds another one")]
+    StalePolicy {
+        /// Handle of the index.
+        index: u32,
+    },
     /// The TPM was busy until patience ended.
     #[error("the TPM stayed busy ({code})")]
     Busy {

@@ -211,7 +211,7 @@ fn any_token_is_refused_or_comes_back_the_same() {
         bank: HashAlg::Sha256,
         pcrs: &[0, 7],
         pin: Some((&given, how)),
-        legacy_primary: false,
+        ..Default::default()
     };
     let mut tpm = Native::over(swtpm.connect());
     let enrolled = luksmith_tpm::token::enrol(&mut tpm, &enrolment).unwrap();

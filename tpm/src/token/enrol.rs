@@ -5,15 +5,19 @@ use luksmith_keyslot::{Added, KdfChoice, NewSlot, PlanError, add_with};
 use luksmith_luks2::Header;
 use serde_json::Value;
 
+use super::files::PolicyFiles;
+use super::json::ascending;
+use super::pcrlock::Pcrlock;
 use super::pin::passphrase;
+use super::policy::{heads, tail};
+use super::signatures::SignedPcrs;
+use super::unlock::joined;
 use super::{Pin, SystemdTpm2};
 use crate::error::TpmError;
 use crate::hash::HashAlg;
-use crate::pcr::PcrSelection;
-use crate::policy::{Assertion, Policy};
 use crate::tpm::{Lock, PrimaryTemplate, StorageKey, Tpm};
 
-/// Bytes of what is sealed: as much as a key of 256 bits.
+/// Bytes of each part of what is sealed: as much as a key of 256 bits.
 const SECRET_BYTES: usize = 32;
 /// Bytes of the salt of a PIN.
 const SALT_BYTES: usize = 32;
@@ -28,6 +32,27 @@ pub struct Enrolment<'a> {
     pub pin: Option<(&'a Passphrase, NewPin)>,
     /// Seal under a primary key as systemd 252 knows it, instead of the storage root key.
     pub legacy_primary: bool,
+    /// PCRs whose values have to be signed, of the same bank.
+    pub signed: Option<SignedPcrs>,
+    /// Whether PCRs have to be what pcrlock foresees, as its file and its NV index say.
+    pub pcrlock: bool,
+    /// Where signatures and the policy of pcrlock lie.
+    pub files: PolicyFiles,
+}
+
+impl Default for Enrolment<'_> {
+    /// Bound to nothing yet, which [`enrol`] refuses; bank SHA-256.
+    fn default() -> Self {
+        Self {
+            bank: HashAlg::Sha256,
+            pcrs: &[],
+            pin: None,
+            legacy_primary: false,
+            signed: None,
+            pcrlock: false,
+            files: PolicyFiles::default(),
+        }
+    }
 }
 
 /// How a new PIN is used.
@@ -59,12 +84,13 @@ impl Default for NewPin {
     }
 }
 
-/// What was sealed, tried, and can be put into a header.
+/// What was sealed, tried if it could be, and can be put into a header.
 pub struct Enrolled {
     passphrase: Passphrase,
     token: SystemdTpm2,
     /// The token as it is written, but for the number of its slot.
     json: Value,
+    untried: Option<TpmError>,
 }
 
 impl Enrolled {
@@ -79,19 +105,37 @@ impl Enrolled {
     pub fn token(&self) -> &SystemdTpm2 {
         &self.token
     }
+
+    /// Why it was not unsealed once: the machine is not in a state that somebody signed, or that
+    /// pcrlock foresees, so that nobody knows yet whether it will open. `None` if it was tried.
+    #[must_use]
+    pub fn untried(&self) -> Option<&TpmError> {
+        self.untried.as_ref()
+    }
 }
 
 /// Seals a random secret and unseals it again, so that nothing is enrolled that does not open.
 ///
+/// A policy with signed PCRs or pcrlock may be meant for a later boot. Where the machine does not
+/// fulfil it now, [`Enrolled::untried`] says so; a caller should tell.
+///
 /// # Errors
 /// [`TpmError::Misuse`] for neither a PCR nor a PIN: then whoever has the machine has the key;
-/// [`TpmError::NoSuchBank`]; those of [`Tpm::seal`] and [`Tpm::unseal`].
+/// [`TpmError::NoSuchBank`]; those of [`Tpm::seal`] and [`Tpm::unseal`]. With pcrlock also
+/// [`TpmError::NoPolicyFile`], and [`TpmError::StalePolicy`] if file and index do not fit.
 pub fn enrol(tpm: &mut dyn Tpm, enrolment: &Enrolment<'_>) -> Result<Enrolled, TpmError> {
-    if enrolment.pcrs.is_empty() && enrolment.pin.is_none() {
+    let bound_to_pcrs =
+        !enrolment.pcrs.is_empty() || enrolment.signed.is_some() || enrolment.pcrlock;
+    if !bound_to_pcrs && enrolment.pin.is_none() {
         return Err(TpmError::Misuse {
             what: "a slot that is bound to no PCR and no PIN",
         });
     }
+    let signed = enrolment.signed.clone().map(checked).transpose()?;
+    let pcrlock = enrolment
+        .pcrlock
+        .then(|| pcrlock_now(tpm, &enrolment.files))
+        .transpose()?;
     let under = if enrolment.legacy_primary {
         StorageKey::Primary(PrimaryTemplate::LegacyEcc)
     } else {
@@ -102,37 +146,81 @@ pub fn enrol(tpm: &mut dyn Tpm, enrolment: &Enrolment<'_>) -> Result<Enrolled, T
         Some((_, how)) => new_pin(*how)?,
     };
     let proof = pin.prove(enrolment.pin.map(|(pin, _)| pin))?;
-    let policy = policy_now(tpm, enrolment.bank, enrolment.pcrs, &pin)?;
-    let digest = policy.digest()?;
-    let lock = Lock {
-        policy: digest,
-        auth: proof.as_ref().map(|proof| &proof.auth),
-        counts_tries: pin.is_needed(),
-    };
-    let secret = SecretBytes::random(SECRET_BYTES)?;
-    let sealed = tpm.seal(&under, &secret, &lock)?;
-    let back = tpm.unseal(&under, &sealed, &policy, lock.auth)?;
-    if !back.ct_eq(&secret) {
-        return Err(TpmError::Garbage {
-            what: "what was sealed",
-        });
-    }
-    let mut pcrs = enrolment.pcrs.to_vec();
-    pcrs.sort_unstable();
-    pcrs.dedup();
-    let token = SystemdTpm2 {
-        sealed: vec![sealed],
-        pcrs,
+    let auth = proof.as_ref().map(|proof| &proof.auth);
+    let tail = tail(tpm, enrolment.bank, enrolment.pcrs, &pin)?;
+    let mut token = SystemdTpm2 {
+        sealed: Vec::new(),
+        pcrs: ascending(enrolment.pcrs.to_vec()),
         bank: Some(enrolment.bank),
-        policies: vec![digest],
+        policies: Vec::new(),
         under,
         pin,
+        signed,
+        pcrlock,
         beyond: Vec::new(),
+    };
+    let mut parts = Vec::new();
+    for head in heads(token.signed.as_ref(), token.pcrlock.as_ref()) {
+        let forms = head.forms(&enrolment.files)?;
+        let policy = forms[0].sealed_to(&tail).digest()?;
+        let lock = Lock {
+            policy,
+            auth,
+            counts_tries: token.pin.is_needed(),
+        };
+        let part = SecretBytes::random(SECRET_BYTES)?;
+        token.sealed.push(tpm.seal(&token.under, &part, &lock)?);
+        token.policies.push(policy);
+        parts.push(part);
+    }
+    let secret = joined(&parts)?;
+    let untried = match token.fitting_policies(tpm, &enrolment.files) {
+        Ok(policies) => {
+            let back = token.unseal_by(tpm, &policies, auth)?;
+            if !back.ct_eq(&secret) {
+                return Err(TpmError::Garbage {
+                    what: "what was sealed",
+                });
+            }
+            None
+        }
+        // Literal PCRs were read just now, so this is about signed ones or pcrlock.
+        Err(
+            error @ (TpmError::NoPolicyFile { .. }
+            | TpmError::NoSignature { .. }
+            | TpmError::PolicyMismatch { .. }),
+        ) if token.signed.is_some() || token.pcrlock.is_some() => Some(error),
+        Err(error) => return Err(error),
     };
     Ok(Enrolled {
         passphrase: passphrase(&secret, proof.as_ref())?,
         json: token.to_json(0)?,
         token,
+        untried,
+    })
+}
+
+/// Signed PCRs that a token can hold.
+fn checked(mut signed: SignedPcrs) -> Result<SignedPcrs, TpmError> {
+    signed.pcrs = ascending(signed.pcrs);
+    if signed.pcrs.is_empty() {
+        return Err(TpmError::Misuse {
+            what: "signed values of no PCR",
+        });
+    }
+    Ok(signed)
+}
+
+/// What pcrlock made, if file and index fit: a slot that was sealed to anything else would never
+/// open.
+fn pcrlock_now(tpm: &mut dyn Tpm, files: &PolicyFiles) -> Result<Pcrlock, TpmError> {
+    let policy = files.pcrlock()?;
+    let index = policy.index().ok_or_else(|| TpmError::Damaged {
+        what: "pcrlock policy without nvHandle".to_owned(),
+    })?;
+    policy.check_index(tpm, index)?;
+    Ok(Pcrlock {
+        index: Some(index.clone()),
     })
 }
 
@@ -155,25 +243,6 @@ pub fn plan_slot(
         token["keyslots"] = vec![slot.to_string()].into();
         metadata.with_token(metadata.free_token()?, token)
     })
-}
-
-/// The policy for PCRs as they are, and a PIN if there is one.
-pub(super) fn policy_now(
-    tpm: &mut dyn Tpm,
-    bank: HashAlg,
-    pcrs: &[u8],
-    pin: &Pin,
-) -> Result<Policy, TpmError> {
-    let mut assertions = Vec::new();
-    if !pcrs.is_empty() {
-        let selection = PcrSelection::new(bank, pcrs)?;
-        let values = Some(tpm.read_pcrs(&selection)?.digest());
-        assertions.push(Assertion::Pcrs { selection, values });
-    }
-    if pin.is_needed() {
-        assertions.push(Assertion::AuthValue);
-    }
-    Ok(Policy::new(assertions))
 }
 
 fn new_pin(how: NewPin) -> Result<Pin, TpmError> {

@@ -9,14 +9,31 @@
 //! plan_slot    enrol.rs     passphrase and token -> one change of the header
 //! TpmTokens    unlock.rs    token -> machine state compared -> PIN -> unsealed -> passphrase
 //! ```
+//!
+//! # Three kinds of policies
+//!
+//! Literal PCRs have to be what they were at enrolment. Signed ones ([`SignedPcrs`]) may be
+//! anything that a key has signed: the signatures come with a kernel image, in a file. With
+//! pcrlock ([`Pcrlock`]) they may be what an NV index of the TPM says, which a file spells out.
+//! [`PolicyFiles`] says where those files lie; `policy.rs` puts all together.
 
 mod enrol;
+mod files;
+mod json;
+mod pcrlock;
 mod pin;
+mod policy;
+mod policy_key;
 mod read;
+mod signatures;
 mod unlock;
 mod write;
 
 pub use enrol::{Enrolled, Enrolment, NewPin, enrol, plan_slot};
+pub use files::PolicyFiles;
+pub use pcrlock::{Pcrlock, PcrlockPolicy};
+pub use policy_key::PolicyKey;
+pub use signatures::{PcrSignatures, SignedPcrs};
 pub use unlock::TpmTokens;
 
 use crate::hash::{Digest, HashAlg};
@@ -40,7 +57,12 @@ pub struct SystemdTpm2 {
     pub under: StorageKey,
     /// How the PIN is used.
     pub pin: Pin,
-    /// What else the policy holds that this program cannot carry out yet.
+    /// PCRs whose values have to be signed. Together with `pcrlock` the first of two parts is
+    /// sealed to these, the second to that.
+    pub signed: Option<SignedPcrs>,
+    /// PCRs whose values an NV index has to hold.
+    pub pcrlock: Option<Pcrlock>,
+    /// What else it takes that is not understood here: such a token cannot be opened.
     pub beyond: Vec<&'static str>,
 }
 

@@ -1,22 +1,20 @@
-//! A token read, strictly where it matters and past what is unknown: members that nobody here
-//! knows are left alone, as the format asks.
+//! A token read.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use luksmith_luks2::Token;
 use serde_json::Value;
 
+use super::json::{Members, base64, damaged, hex, pcrs};
+use super::pcrlock::{Pcrlock, serialised_index};
+use super::policy_key::PolicyKey;
+use super::signatures::SignedPcrs;
 use super::{KIND, Pin, SystemdTpm2};
 use crate::error::TpmError;
 use crate::hash::{Digest, HashAlg};
-use crate::pcr::PCRS;
 use crate::tpm::{PrimaryTemplate, Sealed, StorageKey};
 use crate::wire::{KeyKind, Name, Public, Reader, WireError};
 
 /// Most parts of a secret; systemd makes two.
 const MAX_PARTS: usize = 4;
-/// Longest member in base64 that is decoded, in characters.
-const MAX_BASE64: usize = 16 * 1024;
 /// Kind of a serialised key (`IESYSC_KEY_RSRC` of tpm2-tss).
 pub(super) const SERIALISED_KEY: u32 = 1;
 
@@ -42,7 +40,7 @@ impl SystemdTpm2 {
             .ok_or(damaged("tpm2-policy-hash"))?
             .into_iter()
             .map(|part| {
-                hex(part)
+                hex(part, 32)
                     .and_then(|bytes| Digest::from_slice(&bytes))
                     .ok_or(damaged("tpm2-policy-hash"))
             })
@@ -55,51 +53,22 @@ impl SystemdTpm2 {
         if !fitting {
             return Err(damaged("tpm2-policy-hash is not that of tpm2-blob"));
         }
+        let signed = signed(&members)?;
+        let pcrlock = pcrlock(&members)?;
+        if signed.is_some() && pcrlock.is_some() && sealed.len() != 2 {
+            return Err(damaged("tpm2-blob has not one part for each policy"));
+        }
         Ok(Self {
             sealed,
-            pcrs: pcrs(members.needed("tpm2-pcrs")?)?,
+            pcrs: pcrs("tpm2-pcrs", members.needed("tpm2-pcrs")?)?,
             bank: bank(&members)?,
             policies,
             under: under(&members)?,
             pin: pin(&members)?,
-            beyond: beyond(&members)?,
+            signed,
+            pcrlock,
+            beyond: beyond(&members),
         })
-    }
-}
-
-/// The members of a token.
-struct Members<'a>(&'a Value);
-
-impl<'a> Members<'a> {
-    fn get(&self, name: &str) -> Option<&'a Value> {
-        self.0.get(name).filter(|value| !value.is_null())
-    }
-
-    fn needed(&self, name: &'static str) -> Result<&'a Value, TpmError> {
-        self.get(name).ok_or(damaged(name))
-    }
-
-    fn text(&self, name: &'static str) -> Result<Option<&'a str>, TpmError> {
-        self.get(name)
-            .map(|value| value.as_str().ok_or(damaged(name)))
-            .transpose()
-    }
-
-    fn flag(&self, name: &'static str) -> Result<bool, TpmError> {
-        self.get(name)
-            .map_or(Ok(false), |value| value.as_bool().ok_or(damaged(name)))
-    }
-
-    fn number(&self, name: &'static str) -> Result<Option<u64>, TpmError> {
-        self.get(name)
-            .map(|value| value.as_u64().ok_or(damaged(name)))
-            .transpose()
-    }
-}
-
-fn damaged(what: &str) -> TpmError {
-    TpmError::Damaged {
-        what: what.to_owned(),
     }
 }
 
@@ -112,23 +81,6 @@ fn parts(value: &Value) -> Option<Vec<&str>> {
         }
         _ => None,
     }
-}
-
-fn base64(what: &'static str, text: &str) -> Result<Vec<u8>, TpmError> {
-    if text.len() > MAX_BASE64 {
-        return Err(damaged(what));
-    }
-    BASE64.decode(text).map_err(|_| damaged(what))
-}
-
-fn hex(text: &str) -> Option<Vec<u8>> {
-    if text.len() != 64 || !text.bytes().all(|letter| letter.is_ascii_hexdigit()) {
-        return None;
-    }
-    (0..text.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok())
-        .collect()
 }
 
 /// Private part, public part, and where it was sealed elsewhere the encrypted seed.
@@ -155,22 +107,6 @@ fn sealed(blob: &[u8]) -> Result<Sealed, TpmError> {
     read().map_err(|error| damaged(&error.to_string()))
 }
 
-fn pcrs(value: &Value) -> Result<Vec<u8>, TpmError> {
-    let wrong = || damaged("tpm2-pcrs");
-    let mut pcrs = value
-        .as_array()
-        .ok_or_else(wrong)?
-        .iter()
-        .map(|pcr| {
-            let pcr = pcr.as_u64().and_then(|pcr| u8::try_from(pcr).ok());
-            pcr.filter(|pcr| *pcr < PCRS).ok_or_else(wrong)
-        })
-        .collect::<Result<Vec<u8>, _>>()?;
-    pcrs.sort_unstable();
-    pcrs.dedup();
-    Ok(pcrs)
-}
-
 fn bank(members: &Members<'_>) -> Result<Option<HashAlg>, TpmError> {
     members
         .text("tpm2-pcr-bank")?
@@ -184,9 +120,8 @@ fn bank(members: &Members<'_>) -> Result<Option<HashAlg>, TpmError> {
 
 /// The key that the token names, or the one that old versions made anew.
 fn under(members: &Members<'_>) -> Result<StorageKey, TpmError> {
-    if let Some(text) = members.text("tpm2_srk")? {
-        return serialised_key(&base64("tpm2_srk", text)?)
-            .map_err(|error| damaged(&error.to_string()));
+    if let Some(bytes) = members.bytes("tpm2_srk")? {
+        return serialised_key(&bytes).map_err(|error| damaged(&error.to_string()));
     }
     match members.text("tpm2-primary-alg")?.unwrap_or("ecc") {
         "ecc" => Ok(StorageKey::Primary(PrimaryTemplate::LegacyEcc)),
@@ -218,10 +153,7 @@ fn serialised_key(bytes: &[u8]) -> Result<StorageKey, WireError> {
 }
 
 fn pin(members: &Members<'_>) -> Result<Pin, TpmError> {
-    let salt = members
-        .text("tpm2_salt")?
-        .map(|text| base64("tpm2_salt", text))
-        .transpose()?;
+    let salt = members.bytes("tpm2_salt")?;
     let costs = [
         members.number("tpm2_argon2id_memcost")?,
         members.number("tpm2_argon2id_iterations")?,
@@ -244,24 +176,43 @@ fn pin(members: &Members<'_>) -> Result<Pin, TpmError> {
     }
 }
 
-/// Parts of the policy that are known and not carried out yet, and factors that are not known.
-fn beyond(members: &Members<'_>) -> Result<Vec<&'static str>, TpmError> {
-    let mut beyond = Vec::new();
-    let signed = members
-        .get("tpm2_pubkey_pcrs")
-        .is_some_and(|pcrs| pcrs.as_array().is_none_or(|pcrs| !pcrs.is_empty()));
-    if signed || members.get("tpm2_pubkey").is_some() {
-        beyond.push("a signed PCR policy");
+/// The signed PCR policy, which is there if it names a PCR.
+fn signed(members: &Members<'_>) -> Result<Option<SignedPcrs>, TpmError> {
+    let pcrs = match members.get("tpm2_pubkey_pcrs") {
+        Some(value) => pcrs("tpm2_pubkey_pcrs", value)?,
+        None => Vec::new(),
+    };
+    let pem = members.bytes("tpm2_pubkey")?;
+    let purpose = members.text("tpm2_pubkey_ref")?.map(str::to_owned);
+    match (pem, pcrs.is_empty()) {
+        (Some(pem), false) => Ok(Some(SignedPcrs {
+            key: PolicyKey::from_pem(&pem)?,
+            pcrs,
+            purpose,
+        })),
+        (None, true) if purpose.is_none() => Ok(None),
+        _ => Err(damaged(
+            "tpm2_pubkey and tpm2_pubkey_pcrs do not go together",
+        )),
     }
-    if members.flag("tpm2_pcrlock")? {
-        beyond.push("a pcrlock policy");
+}
+
+fn pcrlock(members: &Members<'_>) -> Result<Option<Pcrlock>, TpmError> {
+    if !members.flag("tpm2_pcrlock")? {
+        return Ok(None);
     }
+    let index = members
+        .bytes("tpm2_pcrlock_nv")?
+        .map(|bytes| serialised_index(&bytes).map_err(|error| damaged(&error.to_string())))
+        .transpose()?;
+    Ok(Some(Pcrlock { index }))
+}
+
+/// Factors that are not known: an unknown one means "cannot open", never "not needed".
+fn beyond(members: &Members<'_>) -> Vec<&'static str> {
     let object = members.0.as_object();
-    if object.is_some_and(|all| all.keys().any(|name| name.starts_with("fido2"))) {
-        // An unknown factor means "cannot open", never "not needed".
-        beyond.push("a second factor");
-    }
-    Ok(beyond)
+    let second = object.is_some_and(|all| all.keys().any(|name| name.starts_with("fido2")));
+    second.then_some("a second factor").into_iter().collect()
 }
 
 #[cfg(test)]

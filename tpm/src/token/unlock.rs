@@ -4,23 +4,34 @@ use luksmith_crypto::{CryptoError, Passphrase, SecretBytes};
 use luksmith_keyslot::{PinRequest, TokenError, TokenUnlock};
 use luksmith_luks2::Token;
 
-use super::enrol::policy_now;
+use super::files::PolicyFiles;
 use super::pin::passphrase;
 use super::{KIND, SystemdTpm2};
+use crate::auth::AuthValue;
 use crate::error::TpmError;
-use crate::hash::HashAlg;
 use crate::policy::Policy;
 use crate::tpm::Tpm;
 
 /// Opens tokens with a TPM, which is connected to for each token anew.
 pub struct TpmTokens<F> {
     open: F,
+    files: PolicyFiles,
 }
 
 impl<F: Fn() -> Result<Box<dyn Tpm>, TpmError>> TpmTokens<F> {
-    /// `open` connects to the TPM.
+    /// `open` connects to the TPM. Files of policies are looked for where systemd has them.
     pub fn new(open: F) -> Self {
-        Self { open }
+        Self {
+            open,
+            files: PolicyFiles::default(),
+        }
+    }
+
+    /// Looks for files of policies here.
+    #[must_use]
+    pub fn with_files(mut self, files: PolicyFiles) -> Self {
+        self.files = files;
+        self
     }
 
     fn passphrase(
@@ -35,7 +46,7 @@ impl<F: Fn() -> Result<Box<dyn Tpm>, TpmError>> TpmTokens<F> {
             });
         }
         let mut tpm = (self.open)()?;
-        let policy = token.fitting_policy(&mut *tpm)?;
+        let policies = token.fitting_policies(&mut *tpm, &self.files)?;
         let given = if token.pin.is_needed() {
             let lockout = tpm.lockout()?;
             if lockout.tries_left() == 0 {
@@ -53,43 +64,22 @@ impl<F: Fn() -> Result<Box<dyn Tpm>, TpmError>> TpmTokens<F> {
         };
         let proof = token.pin.prove(given.as_ref())?;
         let auth = proof.as_ref().map(|proof| &proof.auth);
-        let mut parts = Vec::new();
-        for sealed in &token.sealed {
-            parts.push(tpm.unseal(&token.under, sealed, &policy, auth)?);
-        }
-        Ok(passphrase(&joined(&parts)?, proof.as_ref())?)
+        let secret = token.unseal_by(&mut *tpm, &policies, auth)?;
+        Ok(passphrase(&secret, proof.as_ref())?)
     }
 }
 
 impl SystemdTpm2 {
-    /// The policy that the machine fulfils now, if it is the token's.
-    ///
-    /// # Errors
-    /// [`TpmError::PolicyMismatch`]: nothing was tried then, and no PIN needs to be asked for.
-    pub fn fitting_policy(&self, tpm: &mut dyn Tpm) -> Result<Policy, TpmError> {
-        let banks = match self.bank {
-            Some(bank) => vec![bank],
-            // Left open by old versions, which take SHA-256 where it is live.
-            None => vec![HashAlg::Sha256, HashAlg::Sha1],
-        };
-        for bank in banks {
-            let policy = match policy_now(tpm, bank, &self.pcrs, &self.pin) {
-                Err(TpmError::NoSuchBank { .. }) if self.bank.is_none() => continue,
-                policy => policy?,
-            };
-            let digest = policy.digest()?;
-            if self.policies.iter().all(|one| *one == digest) {
-                return Ok(policy);
-            }
-        }
-        let pcrs: Vec<String> = self.pcrs.iter().map(u8::to_string).collect();
-        Err(TpmError::PolicyMismatch {
-            detail: if pcrs.is_empty() {
-                "it is not the one of this token's form".to_owned()
-            } else {
-                format!("PCR {} have other values", pcrs.join("+"))
-            },
-        })
+    /// All parts of the secret, put together.
+    pub(super) fn unseal_by(
+        &self,
+        tpm: &mut dyn Tpm,
+        policies: &[Policy],
+        auth: Option<&AuthValue>,
+    ) -> Result<SecretBytes, TpmError> {
+        let parts = self.sealed.iter().zip(policies);
+        let parts = parts.map(|(part, policy)| tpm.unseal(&self.under, part, policy, auth));
+        Ok(joined(&parts.collect::<Result<Vec<_>, _>>()?)?)
     }
 }
 
@@ -123,7 +113,7 @@ impl From<TpmError> for TokenError {
 }
 
 /// All parts, one after the other.
-fn joined(parts: &[SecretBytes]) -> Result<SecretBytes, CryptoError> {
+pub(super) fn joined(parts: &[SecretBytes]) -> Result<SecretBytes, CryptoError> {
     let len = parts.iter().map(SecretBytes::len).sum();
     SecretBytes::init_with(len, |mut out| {
         for part in parts {

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Map, Value};
 
 use super::read::SERIALISED_KEY;
-use super::{KIND, Pin, SystemdTpm2};
+use super::{KIND, Pin, SystemdTpm2, pcrlock};
 use crate::error::TpmError;
 use crate::tpm::{PrimaryTemplate, Sealed, StorageKey};
 use crate::wire::{KeyKind, Writer};
@@ -16,8 +16,8 @@ impl SystemdTpm2 {
     /// The token for a slot.
     ///
     /// # Errors
-    /// [`TpmError::Misuse`] for what has no form in a token: parts of a policy that are not
-    /// carried out here, a persistent key whose public area is not known.
+    /// [`TpmError::Misuse`] for what has no form in a token: factors that are
+    /// not understood here, a persistent key whose public area is not known.
     pub fn to_json(&self, slot: u8) -> Result<Value, TpmError> {
         if !self.beyond.is_empty() {
             return Err(TpmError::Misuse {
@@ -77,6 +77,20 @@ impl SystemdTpm2 {
                 set("tpm2_argon2id_memcost", bytes.into());
                 set("tpm2_argon2id_iterations", (*iterations).into());
                 set("tpm2_argon2id_lanes", (*lanes).into());
+            }
+        }
+        if let Some(signed) = &self.signed {
+            set("tpm2_pubkey_pcrs", signed.pcrs.clone().into());
+            set("tpm2_pubkey", BASE64.encode(signed.key.pem()).into());
+            if let Some(purpose) = &signed.purpose {
+                set("tpm2_pubkey_ref", purpose.clone().into());
+            }
+        }
+        if let Some(pcrlock) = &self.pcrlock {
+            set("tpm2_pcrlock", true.into());
+            if let Some(index) = &pcrlock.index {
+                let bytes = pcrlock::serialise(index);
+                set("tpm2_pcrlock_nv", BASE64.encode(bytes).into());
             }
         }
         if let Some(serialised) = serialised {

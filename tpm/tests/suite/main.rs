@@ -7,10 +7,12 @@ mod hostile;
 mod lockout;
 mod nv;
 mod offline;
+mod pcrlock;
 mod policies;
 mod sealing;
 #[cfg(feature = "esapi")]
 mod second;
+mod signed;
 mod tokens;
 mod ways;
 
@@ -96,6 +98,13 @@ claims! {
             a_token_is_read_as_it_was_written
             a_damaged_token_is_told_and_an_unknown_member_is_not_minded
             nothing_is_enrolled_that_protects_nothing_or_does_not_open;
+        signed:
+            what_is_signed_opens_and_nothing_else
+            what_is_wrong_with_signatures_is_told
+            a_signature_for_another_purpose_does_not_count
+            what_could_not_be_tried_says_so_and_opens_when_signed
+            a_token_with_the_other_name_of_the_key_opens
+            a_signed_token_is_read_as_it_was_written;
     }
     native {
         policies:
@@ -105,6 +114,14 @@ claims! {
         nv:
             a_read_lock_holds_until_the_next_start
             a_write_lock_holds_until_the_next_start;
+        pcrlock:
+            digests_by_hand_are_those_of_the_tpm
+            what_is_foreseen_opens_and_nothing_else
+            literal_pcrs_and_a_pin_count_too
+            a_stale_policy_is_told_and_not_enrolled
+            what_is_wrong_with_index_or_file_is_told
+            the_file_says_the_index_where_the_token_does_not
+            with_signed_pcrs_it_takes_both;
         lockout:
             the_rules_can_be_set_and_tries_forgotten;
     }

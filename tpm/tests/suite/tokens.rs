@@ -34,6 +34,7 @@ fn volume(tpm: &mut dyn Tpm, pin: Option<(&Passphrase, NewPin)>, legacy_primary:
         pcrs: &[16, 7],
         pin,
         legacy_primary,
+        ..Enrolment::default()
     };
     let enrolled = enrol(tpm, &enrolment).unwrap();
     let added = plan_slot(&disk.header, &key, &enrolled).unwrap();
@@ -191,8 +192,10 @@ pub(crate) fn a_damaged_token_is_told_and_an_unknown_member_is_not_minded(back_e
         ("tpm2_srk", "gQAAAQ==".into(), false),
         ("tpm2_argon2id_lanes", serde_json::Value::Null, false),
         ("tpm2-pcr-bank", "md5".into(), true),
-        ("tpm2_pcrlock", true.into(), true),
-        ("tpm2_pubkey_pcrs", serde_json::json!([11]), true),
+        ("tpm2_pcrlock", 7.into(), false),
+        ("tpm2_pubkey_pcrs", serde_json::json!([11]), false),
+        ("tpm2_pubkey", "AAAA".into(), false),
+        ("tpm2_pubkey_ref", "initrd".into(), false),
         ("fido2-credential", "AAAA".into(), true),
     ] {
         let mut forged = Disk::with(plan());
@@ -217,10 +220,8 @@ pub(crate) fn nothing_is_enrolled_that_protects_nothing_or_does_not_open(back_en
     let swtpm = back_end.swtpm();
     let mut tpm = back_end.connect(&swtpm);
     let enrolment = |pcrs| Enrolment {
-        bank: HashAlg::Sha256,
         pcrs,
-        pin: None,
-        legacy_primary: false,
+        ..Enrolment::default()
     };
     let none = enrol(&mut *tpm, &enrolment(&[]));
     assert!(matches!(none, Err(TpmError::Misuse { .. })));

@@ -1,0 +1,238 @@
+//! The policy of each part of a secret: what the token fixes, and how the machine fulfils it now.
+//!
+//! ```text
+//! head   signed PCR values, or what the index of pcrlock holds, or nothing
+//! tail   literal PCRs, then the PIN
+//! ```
+//!
+//! A policy with both heads would hold by either one alone, since each forgets what was asserted
+//! before it. So systemd makes two parts of the secret then, one for each head, in this order.
+
+use super::files::PolicyFiles;
+use super::pcrlock::{Pcrlock, authorized};
+use super::signatures::{SignedPcrs, numbers};
+use super::{Pin, SystemdTpm2};
+use crate::error::TpmError;
+use crate::hash::{Digest, HashAlg};
+use crate::pcr::PcrSelection;
+use crate::policy::{Assertion, Policy, Signature, SignedPolicy};
+use crate::tpm::Tpm;
+use crate::wire::{NvPublic, Public};
+
+/// What a policy begins with.
+pub(super) enum Head<'a> {
+    Nothing,
+    Signed(&'a SignedPcrs),
+    Pcrlock(&'a Pcrlock),
+}
+
+/// The heads of the parts of a secret.
+pub(super) fn heads<'a>(
+    signed: Option<&'a SignedPcrs>,
+    pcrlock: Option<&'a Pcrlock>,
+) -> Vec<Head<'a>> {
+    let signed = signed.map(Head::Signed);
+    let heads: Vec<Head<'a>> = signed
+        .into_iter()
+        .chain(pcrlock.map(Head::Pcrlock))
+        .collect();
+    if heads.is_empty() {
+        vec![Head::Nothing]
+    } else {
+        heads
+    }
+}
+
+/// Literal PCRs as they are now, and the PIN if there is one.
+pub(super) fn tail(
+    tpm: &mut dyn Tpm,
+    bank: HashAlg,
+    pcrs: &[u8],
+    pin: &Pin,
+) -> Result<Vec<Assertion>, TpmError> {
+    let mut assertions = Vec::new();
+    if !pcrs.is_empty() {
+        let selection = PcrSelection::new(bank, pcrs)?;
+        let values = Some(tpm.read_pcrs(&selection)?.digest());
+        assertions.push(Assertion::Pcrs { selection, values });
+    }
+    if pin.is_needed() {
+        assertions.push(Assertion::AuthValue);
+    }
+    Ok(assertions)
+}
+
+/// A head whose digest is known.
+pub(super) enum Settled<'a> {
+    Nothing,
+    Signed(&'a SignedPcrs, Box<Public>),
+    Pcrlock(NvPublic),
+}
+
+impl<'a> Head<'a> {
+    /// The forms that it may have, the one that is made today first.
+    pub(super) fn forms(&self, files: &PolicyFiles) -> Result<Vec<Settled<'a>>, TpmError> {
+        Ok(match *self {
+            Self::Nothing => vec![Settled::Nothing],
+            Self::Signed(signed) => {
+                let keys = signed.key.public_areas()?.into_iter();
+                keys.map(|key| Settled::Signed(signed, Box::new(key)))
+                    .collect()
+            }
+            Self::Pcrlock(pcrlock) => vec![Settled::Pcrlock(index(pcrlock, files)?)],
+        })
+    }
+
+    /// What is wrong with a token whose digest this head does not lead to, whatever PCRs are.
+    fn foreign(&self) -> &'static str {
+        match self {
+            Self::Nothing => "tpm2-policy-hash is not one of this token's form",
+            Self::Signed(_) => "tpm2-policy-hash is not that of tpm2_pubkey",
+            Self::Pcrlock(_) => "tpm2-policy-hash is not that of tpm2_pcrlock_nv",
+        }
+    }
+}
+
+/// The index of the token, or of the file where the token does not say it.
+fn index(pcrlock: &Pcrlock, files: &PolicyFiles) -> Result<NvPublic, TpmError> {
+    if let Some(index) = &pcrlock.index {
+        return Ok(index.clone());
+    }
+    let policy = files.pcrlock()?;
+    policy.index().cloned().ok_or_else(|| TpmError::Damaged {
+        what: "pcrlock policy without nvHandle".to_owned(),
+    })
+}
+
+impl Settled<'_> {
+    /// The policy by which something is sealed.
+    pub(super) fn sealed_to(&self, tail: &[Assertion]) -> Policy {
+        let head = match self {
+            Self::Nothing => None,
+            Self::Signed(signed, key) => Some(approved(signed, key, None)),
+            Self::Pcrlock(index) => Some(authorized(index)),
+        };
+        Policy::new(head.into_iter().chain(tail.iter().cloned()).collect())
+    }
+
+    /// The policy by which it is unsealed now. What the TPM has to say to the head is asked here,
+    /// so that nobody is asked for a PIN in vain.
+    ///
+    /// # Errors
+    /// Those of reading the files; [`TpmError::NoSignature`]; [`TpmError::BadSignature`];
+    /// [`TpmError::StalePolicy`]; [`TpmError::PolicyMismatch`]; [`TpmError::NoSuchIndex`].
+    pub(super) fn fulfilled(
+        &self,
+        tpm: &mut dyn Tpm,
+        files: &PolicyFiles,
+        bank: HashAlg,
+        tail: &[Assertion],
+    ) -> Result<Policy, TpmError> {
+        match self {
+            Self::Nothing => Ok(self.sealed_to(tail)),
+            Self::Signed(signed, key) => {
+                let signatures = files.signatures()?;
+                let present = signed.present(tpm, bank)?;
+                for signature in signatures.fitting(signed, bank, &present)? {
+                    let approval = approved(signed, key, Some(signature));
+                    let policy = Policy::new([&[present.clone(), approval], tail].concat());
+                    match tpm.trial(&policy) {
+                        Ok(_) => return Ok(policy),
+                        // Perhaps one for another purpose: the next may be right.
+                        Err(TpmError::BadSignature) => {}
+                        Err(other) => return Err(other),
+                    }
+                }
+                Err(TpmError::BadSignature)
+            }
+            Self::Pcrlock(index) => {
+                let mut assertions = files.pcrlock()?.fulfilled(tpm, index)?;
+                assertions.push(authorized(index));
+                assertions.extend_from_slice(tail);
+                let policy = Policy::new(assertions);
+                tpm.trial(&policy)?;
+                Ok(policy)
+            }
+        }
+    }
+}
+
+fn approved(signed: &SignedPcrs, key: &Public, signature: Option<&[u8]>) -> Assertion {
+    Assertion::Signed(Box::new(SignedPolicy {
+        key: key.clone(),
+        policy_ref: signed.policy_ref(),
+        signature: signature.map(|bytes| Signature::RsaSsa(bytes.to_vec())),
+    }))
+}
+
+impl SystemdTpm2 {
+    /// The policies, one for each part, as the machine fulfils them now.
+    ///
+    /// # Errors
+    /// [`TpmError::PolicyMismatch`] if it does not: nothing was tried then, and no PIN needs to be
+    /// asked for. The same goes for [`TpmError::NoPolicyFile`] and [`TpmError::NoSignature`]
+    /// (a signed policy), [`TpmError::StalePolicy`] and [`TpmError::NoSuchIndex`] (pcrlock), and
+    /// [`TpmError::BackEnd`] for a policy that this back end cannot carry out.
+    pub fn fitting_policies(
+        &self,
+        tpm: &mut dyn Tpm,
+        files: &PolicyFiles,
+    ) -> Result<Vec<Policy>, TpmError> {
+        if let Some(bank) = self.bank {
+            return self.fitting_in(tpm, files, bank);
+        }
+        // Left open by old versions, which take SHA-256 where it is live.
+        match self.fitting_in(tpm, files, HashAlg::Sha256) {
+            Err(error @ (TpmError::PolicyMismatch { .. } | TpmError::NoSuchBank { .. })) => self
+                .fitting_in(tpm, files, HashAlg::Sha1)
+                .map_err(|other| match other {
+                    TpmError::NoSuchBank { .. } => error,
+                    other => other,
+                }),
+            done => done,
+        }
+    }
+
+    fn fitting_in(
+        &self,
+        tpm: &mut dyn Tpm,
+        files: &PolicyFiles,
+        bank: HashAlg,
+    ) -> Result<Vec<Policy>, TpmError> {
+        let tail = tail(tpm, bank, &self.pcrs, &self.pin)?;
+        let heads = heads(self.signed.as_ref(), self.pcrlock.as_ref());
+        // More parts than heads: all are sealed alike.
+        let mut settled = Vec::new();
+        for (part, expected) in self.policies.iter().enumerate() {
+            let head = &heads[part.min(heads.len() - 1)];
+            settled.push(self.settled(head, files, &tail, expected)?);
+        }
+        settled
+            .iter()
+            .map(|head| head.fulfilled(tpm, files, bank, &tail))
+            .collect()
+    }
+
+    /// The form of a head that leads to the digest of the token.
+    fn settled<'a>(
+        &self,
+        head: &Head<'a>,
+        files: &PolicyFiles,
+        tail: &[Assertion],
+        expected: &Digest,
+    ) -> Result<Settled<'a>, TpmError> {
+        for form in head.forms(files)? {
+            if form.sealed_to(tail).digest()? == *expected {
+                return Ok(form);
+            }
+        }
+        if self.pcrs.is_empty() {
+            return Err(TpmError::Damaged {
+                what: head.foreign().to_owned(),
+            });
+        }
+        Err(TpmError::PolicyMismatch {
+            detail: format!("PCR {} have other values", numbers(&self.pcrs)),
+        })
+    }
+}
