@@ -7,7 +7,12 @@ mod entries;
 #[expect(dead_code, reason = "other tests use the rest")]
 mod support;
 
+use luksmith_tpm::token::{
+    Enrolment, NewPin, PcrSignatures, Pcrlock, PcrlockPolicy, PolicyFiles, PolicyKey, SignedPcrs,
+    SystemdTpm2, enrol,
+};
 use luksmith_tpm::transport::{Frame, Recorder};
+use luksmith_tpm::wire::{NvAttributes, NvPublic};
 use luksmith_tpm::{
     Assertion, HashAlg, Lock, Native, NvAuth, PcrSelection, Policy, PrimaryTemplate, StorageKey,
     Tpm,
@@ -198,27 +203,88 @@ fn any_structure_is_refused_or_comes_back_the_same() {
     });
 }
 
-#[test]
-fn any_token_is_refused_or_comes_back_the_same() {
+/// A token with a PIN, and one with everything that a policy can hold.
+fn real_tokens() -> [SystemdTpm2; 2] {
     let swtpm = Swtpm::new();
+    let mut tpm = Native::over(swtpm.connect());
     let given = luksmith_crypto::Passphrase::new(secret(b"1234"));
-    let how = luksmith_tpm::token::NewPin::Argon2id {
+    let how = NewPin::Argon2id {
         memory_kib: 32,
         iterations: 1,
         lanes: 1,
     };
-    let enrolment = luksmith_tpm::token::Enrolment {
-        bank: HashAlg::Sha256,
+    let with_pin = Enrolment {
         pcrs: &[0, 7],
         pin: Some((&given, how)),
-        ..Default::default()
+        ..Enrolment::default()
     };
-    let mut tpm = Native::over(swtpm.connect());
-    let enrolled = luksmith_tpm::token::enrol(&mut tpm, &enrolment).unwrap();
-    let text = enrolled.token().to_json(1).unwrap().to_string();
-    entries::token(text.as_bytes());
+    let with_pin = enrol(&mut tpm, &with_pin).unwrap();
+    let nowhere = PolicyFiles::default().with_signatures("/nonexistent");
+    let signed = Enrolment {
+        signed: Some(SignedPcrs {
+            key: PolicyKey::from_pem(&pem()).unwrap(),
+            pcrs: vec![11],
+            purpose: Some("initrd".to_owned()),
+        }),
+        files: nowhere,
+        ..Enrolment::default()
+    };
+    let mut both = enrol(&mut tpm, &signed).unwrap().token().clone();
+    both.sealed.push(both.sealed[0].clone());
+    both.policies.push(both.policies[0]);
+    both.pcrlock = Some(Pcrlock {
+        index: Some(NvPublic {
+            index: 0x0180_0042,
+            attributes: NvAttributes::OWNER_READ.with(NvAttributes::WRITTEN),
+            policy: Vec::new(),
+            size_bytes: 34,
+        }),
+    });
+    [with_pin.token().clone(), both]
+}
+
+fn pem() -> Vec<u8> {
+    let key = openssl::rsa::Rsa::generate(2048).unwrap();
+    key.public_key_to_pem().unwrap()
+}
+
+#[test]
+fn any_token_is_refused_or_comes_back_the_same() {
+    let texts = real_tokens().map(|token| token.to_json(1).unwrap().to_string());
+    for text in &texts {
+        entries::token(text.as_bytes());
+    }
     run(entries::token, |random| {
-        let mut input = text.clone().into_bytes();
+        let mut input = texts[random.below(texts.len())].clone().into_bytes();
+        damage(random, &mut input);
+        input
+    });
+}
+
+#[test]
+fn any_policy_file_is_refused_or_read() {
+    let hash = "11".repeat(32);
+    let entry =
+        serde_json::json!({ "pcrs": [11], "pkfp": hash, "pol": hash, "sig": "AAAAAAAAAAAA" });
+    let signatures = serde_json::json!({ "sha256": [entry, entry], "sha1": [entry] });
+    let token = real_tokens()[1].to_json(1).unwrap();
+    let pcrlock = serde_json::json!({
+        "pcrBank": "sha256",
+        "pcrValues": [{ "pcr": 7, "values": [hash, "22".repeat(32)] }],
+        "nvHandle": token["tpm2_pcrlock_nv"],
+    });
+    PcrSignatures::parse(signatures.to_string().as_bytes()).unwrap();
+    PcrlockPolicy::parse(pcrlock.to_string().as_bytes()).unwrap();
+    let seeds = [
+        signatures.to_string().into_bytes(),
+        pcrlock.to_string().into_bytes(),
+        pem(),
+    ];
+    for seed in &seeds {
+        entries::policy_files(seed);
+    }
+    run(entries::policy_files, |random| {
+        let mut input = seeds[random.below(seeds.len())].clone();
         damage(random, &mut input);
         input
     });

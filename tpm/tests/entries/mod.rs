@@ -7,7 +7,7 @@ use std::io;
 
 use luksmith_crypto::SecretBytes;
 use luksmith_luks2::Token;
-use luksmith_tpm::token::{KIND, SystemdTpm2};
+use luksmith_tpm::token::{KIND, PcrSignatures, PcrlockPolicy, PolicyKey, SystemdTpm2};
 use luksmith_tpm::transport::Transport;
 use luksmith_tpm::wire::{Name, NvAttributes, NvPublic, Public};
 use luksmith_tpm::{
@@ -168,6 +168,23 @@ pub(crate) fn token(data: &[u8]) {
             raw,
         };
         assert_eq!(SystemdTpm2::parse(&again).ok(), Some(read));
+    }
+}
+
+/// What lies beside a token, and the key within it.
+pub(crate) fn policy_files(data: &[u8]) {
+    let _ = PcrSignatures::parse(data);
+    if let Ok(policy) = PcrlockPolicy::parse(data)
+        && let Some(index) = policy.index()
+    {
+        let written = index.attributes.has(NvAttributes::WRITTEN);
+        assert!(
+            written,
+            "policies name an index as it is when it was written"
+        );
+    }
+    if let Ok(key) = PolicyKey::from_pem(data) {
+        assert_eq!(key.pem(), data);
     }
 }
 
