@@ -83,7 +83,7 @@ pub enum TpmError {
     /// A token needs a file beside the TPM, and there is none.
     #[error("there is no {name}")]
     NoPolicyFile {
-        /// Its name: `tpm2-pcr-signature.json` or `pcrlock.json`.
+        /// Its name: `tpm2-pcr-signature.json`, `tpm2-pcr-public-key.pem` or `pcrlock.json`.
         name: &'static str,
         /// Where it was looked for.
         paths: Vec<PathBuf>,
@@ -96,14 +96,17 @@ pub enum TpmError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// No signature is by the key of the token, whatever the values: the file belongs to another
-    /// kernel image or the key was changed.
-    #[error("nothing is signed by this token's key about PCR {pcrs} of bank {bank}")]
+    /// No signature is by the key of the token and for its purpose, whatever the values: the file
+    /// belongs to another kernel image or the key was changed.
+    #[error("nothing is signed by this token's key about PCR {pcrs} of bank {bank}{}",
+        purpose.as_ref().map_or_else(String::new, |purpose| format!(" for {purpose:?}")))]
     NoSignature {
         /// The PCRs, "7+11".
         pcrs: String,
         /// Their bank.
         bank: &'static str,
+        /// What it would have to be signed for, if it matters.
+        purpose: Option<String>,
     },
     /// The file of the policy is not the one that the NV index holds: one of them was made anew
     /// without the other.

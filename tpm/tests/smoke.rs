@@ -264,8 +264,7 @@ fn any_token_is_refused_or_comes_back_the_same() {
 #[test]
 fn any_policy_file_is_refused_or_read() {
     let hash = "11".repeat(32);
-    let entry =
-        serde_json::json!({ "pcrs": [11], "pkfp": hash, "pol": hash, "sig": "AAAAAAAAAAAA" });
+    let entry = serde_json::json!({ "pcrs": [11], "pkfp": hash, "ref": "initrd", "pol": hash, "sig": "AAAAAAAAAAAA" });
     let signatures = serde_json::json!({ "sha256": [entry, entry], "sha1": [entry] });
     let token = real_tokens()[1].to_json(1).unwrap();
     let pcrlock = serde_json::json!({

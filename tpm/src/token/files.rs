@@ -1,7 +1,8 @@
 //! The files in which the part of a policy lies that changes from boot to boot.
 //!
-//! Nothing in them is believed: a signature counts only if the TPM verifies it, and what pcrlock
-//! foresees only if the TPM's index holds its digest. So it matters little who can write them.
+//! Nothing in them is believed when a token is opened: a signature counts only if the TPM verifies
+//! it, and what pcrlock foresees only if the TPM's index holds its digest. So it matters little who
+//! can write them then.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -9,16 +10,18 @@ use std::path::{Path, PathBuf};
 
 use super::json::damaged;
 use super::pcrlock::PcrlockPolicy;
+use super::policy_key::PolicyKey;
 use super::signatures::PcrSignatures;
 use crate::error::TpmError;
 
 /// Longest file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 const SIGNATURES: &str = "tpm2-pcr-signature.json";
+const KEY: &str = "tpm2-pcr-public-key.pem";
 const PCRLOCK: &str = "pcrlock.json";
 /// Where systemd looks for configuration, and last where its boot stub leaves what came with a
 /// kernel image (`systemd-stub(7)`).
-const SIGNATURE_FOLDERS: &[&str] = &[
+const SIGNED_FOLDERS: &[&str] = &[
     "/etc/systemd",
     "/run/systemd",
     "/usr/local/lib/systemd",
@@ -27,25 +30,27 @@ const SIGNATURE_FOLDERS: &[&str] = &[
 ];
 const PCRLOCK_FOLDERS: &[&str] = &["/run/systemd", "/var/lib/systemd"];
 
-/// Where signatures over PCR values and the policy of `systemd-pcrlock` are looked for: the first
-/// file that is there counts.
+/// Where signatures over PCR values, their key and the policy of `systemd-pcrlock` are looked for:
+/// the first file that is there counts.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PolicyFiles {
     signatures: Vec<PathBuf>,
+    key: Vec<PathBuf>,
     pcrlock: Vec<PathBuf>,
 }
 
 impl Default for PolicyFiles {
-    /// systemd's places: `tpm2-pcr-signature.json` in `/etc/systemd`, `/run/systemd`,
-    /// `/usr/local/lib/systemd`, `/usr/lib/systemd` and `/.extra`; `pcrlock.json` in
-    /// `/run/systemd` and `/var/lib/systemd`.
+    /// systemd's places: `tpm2-pcr-signature.json` and `tpm2-pcr-public-key.pem` in
+    /// `/etc/systemd`, `/run/systemd`, `/usr/local/lib/systemd`, `/usr/lib/systemd` and `/.extra`;
+    /// `pcrlock.json` in `/run/systemd` and `/var/lib/systemd`.
     fn default() -> Self {
         let within = |folders: &[&str], name| {
             let paths = folders.iter().map(|folder| Path::new(folder).join(name));
             paths.collect()
         };
         Self {
-            signatures: within(SIGNATURE_FOLDERS, SIGNATURES),
+            signatures: within(SIGNED_FOLDERS, SIGNATURES),
+            key: within(SIGNED_FOLDERS, KEY),
             pcrlock: within(PCRLOCK_FOLDERS, PCRLOCK),
         }
     }
@@ -56,6 +61,13 @@ impl PolicyFiles {
     #[must_use]
     pub fn with_signatures(mut self, path: impl Into<PathBuf>) -> Self {
         self.signatures = vec![path.into()];
+        self
+    }
+
+    /// Takes the key that signs from this file and no other.
+    #[must_use]
+    pub fn with_key(mut self, path: impl Into<PathBuf>) -> Self {
+        self.key = vec![path.into()];
         self
     }
 
@@ -72,6 +84,15 @@ impl PolicyFiles {
     /// [`TpmError::NoPolicyFile`]; [`TpmError::PolicyFile`]; [`TpmError::Damaged`].
     pub fn signatures(&self) -> Result<PcrSignatures, TpmError> {
         PcrSignatures::parse(&first(SIGNATURES, &self.signatures)?)
+    }
+
+    /// Reads the key that signs, for enrolment: a token holds its own. Unlike what else lies in
+    /// these files it is believed, so a program should show whose key it takes.
+    ///
+    /// # Errors
+    /// Those of [`PolicyFiles::signatures`]; [`TpmError::Unsupported`] for a key of another kind.
+    pub fn key(&self) -> Result<PolicyKey, TpmError> {
+        PolicyKey::from_pem(&first(KEY, &self.key)?)
     }
 
     /// Reads the policy of pcrlock.

@@ -138,7 +138,7 @@ impl Settled<'_> {
                     let policy = Policy::new([&[present.clone(), approval], tail].concat());
                     match tpm.trial(&policy) {
                         Ok(_) => return Ok(policy),
-                        // Perhaps one for another purpose: the next may be right.
+                        // Anybody can write one down that is not right; the next may be.
                         Err(TpmError::BadSignature) => {}
                         Err(other) => return Err(other),
                     }

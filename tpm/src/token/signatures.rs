@@ -1,5 +1,5 @@
 //! Signatures over policies of PCR values, as `systemd-measure` writes them beside a kernel image:
-//! an object by bank of lists of `{pcrs, pkfp, pol, sig}`.
+//! an object by bank of lists of `{pcrs, pkfp, ref, pol, sig}`, of which `ref` came with systemd 262.
 //!
 //! The list names what is signed by its digest, so the signature that fits the machine as it is
 //! now is found without asking the TPM.
@@ -57,6 +57,7 @@ struct Entry {
     bank: HashAlg,
     pcrs: Vec<u8>,
     key: Digest,
+    purpose: Option<String>,
     policy: Digest,
     signature: Vec<u8>,
 }
@@ -87,8 +88,8 @@ impl PcrSignatures {
         Ok(Self(entries))
     }
 
-    /// The signatures that may fit: by this key, over these PCRs with the values that they have
-    /// now. More than one where some are for another purpose, which only verifying them tells.
+    /// The signatures that may fit: by this key and for this purpose, over these PCRs with the
+    /// values that they have now. Only the TPM tells whether they are right.
     ///
     /// # Errors
     /// [`TpmError::NoSignature`] if the key signed nothing about these PCRs;
@@ -104,12 +105,14 @@ impl PcrSignatures {
         let of_key: Vec<&Entry> = self
             .0
             .iter()
-            .filter(|one| one.key == key && one.bank == bank && one.pcrs == signed.pcrs)
+            .filter(|one| one.key == key && one.purpose == signed.purpose)
+            .filter(|one| one.bank == bank && one.pcrs == signed.pcrs)
             .collect();
         if of_key.is_empty() {
             return Err(TpmError::NoSignature {
                 pcrs: numbers(&signed.pcrs),
                 bank: bank.name(),
+                purpose: signed.purpose.clone(),
             });
         }
         let fitting: Vec<&[u8]> = of_key
@@ -154,6 +157,7 @@ fn entry(bank: HashAlg, value: &Value) -> Result<Option<Entry>, TpmError> {
         bank,
         pcrs: pcrs("pcrs", numbers)?,
         key: digest("pkfp", key)?,
+        purpose: members.text("ref")?.map(str::to_owned),
         policy: digest("pol", policy)?,
         signature,
     }))
@@ -201,6 +205,7 @@ mod tests {
             ("pkfp", json!(["11"])),
             ("pol", json!("2g".repeat(32))),
             ("pol", json!("é".repeat(32))),
+            ("ref", json!(7)),
             ("sig", json!("*")),
             ("sig", json!(7)),
         ] {

@@ -80,7 +80,8 @@ claims! {
             legacy_primaries_are_made_anew_each_time
             nonsense_is_refused;
         offline:
-            what_was_sealed_elsewhere_opens_here_and_nowhere_else;
+            what_was_sealed_elsewhere_opens_here_and_nowhere_else
+            a_token_that_was_made_elsewhere_opens;
         policies:
             digests_are_those_of_the_tpm
             a_signed_policy_opens_and_an_unsigned_one_does_not

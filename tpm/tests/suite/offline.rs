@@ -1,9 +1,13 @@
 //! Sealing without the TPM.
 
-use luksmith_tpm::{Lock, StorageKey, TpmError, seal_offline};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use luksmith_tpm::token::{Pin, SystemdTpm2};
+use luksmith_tpm::{HashAlg, Lock, StorageKey, TpmError, seal_offline};
 
 use crate::BackEnd;
-use crate::sealing::{current, open_policy};
+use crate::sealing::{current, open_policy, selection};
+use crate::signed::{Files, nobody, open, token};
 use crate::support::{auth, secret};
 
 const SECRET: &[u8] = b"thirty-two bytes, quite a secret";
@@ -60,4 +64,40 @@ pub(crate) fn what_was_sealed_elsewhere_opens_here_and_nowhere_else(back_end: Ba
     let own = tpm.storage_root().unwrap();
     let told = tpm.unseal(&own, &sealed, &open_policy(true), None);
     assert!(matches!(told, Err(TpmError::Damaged { .. })));
+}
+
+/// As systemd-cryptenroll with `--tpm2-device-key=` makes it: `tpm2-blob` has a third part.
+pub(crate) fn a_token_that_was_made_elsewhere_opens(back_end: BackEnd) {
+    let swtpm = back_end.swtpm();
+    let made = {
+        let mut tpm = back_end.connect(&swtpm);
+        let under = tpm.storage_root().unwrap();
+        let StorageKey::Persistent {
+            public: Some(key), ..
+        } = &under
+        else {
+            panic!("the storage root is persistent and was read");
+        };
+        let lock = Lock {
+            policy: current(&mut *tpm, false).digest().unwrap(),
+            auth: None,
+            counts_tries: false,
+        };
+        let sealed = seal_offline(key, &secret(SECRET), &lock).unwrap();
+        SystemdTpm2 {
+            sealed: vec![sealed],
+            pcrs: selection().pcrs().collect(),
+            bank: Some(HashAlg::Sha256),
+            policies: vec![lock.policy],
+            under,
+            pin: Pin::None,
+            signed: None,
+            pcrlock: None,
+            beyond: Vec::new(),
+        }
+    };
+    let written = token(&made);
+    assert_eq!(SystemdTpm2::parse(&written).unwrap(), made);
+    let opened = open(back_end, &swtpm, &written, &Files::new(), &mut nobody).unwrap();
+    assert_eq!(opened.expose(), BASE64.encode(SECRET).as_bytes());
 }

@@ -11,7 +11,7 @@ use crate::support::{auth, secret};
 const SECRET: &[u8] = b"thirty-two bytes, quite a secret";
 
 /// PCRs 7 and 16 of the SHA-256 bank.
-fn selection() -> PcrSelection {
+pub(crate) fn selection() -> PcrSelection {
     PcrSelection::new(HashAlg::Sha256, &[7, 16]).unwrap()
 }
 

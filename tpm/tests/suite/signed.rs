@@ -62,12 +62,16 @@ impl Vendor {
     fn entry(&self, value: &[u8], purpose: Option<&str>) -> Value {
         let policy = pcr_policy(PCR, value);
         let reference = purpose.map_or(Vec::new(), |text| sha256(text.as_bytes()).to_vec());
-        json!({
+        let mut entry = json!({
             "pcrs": [PCR],
             "pkfp": hex::encode(sha256(&self.0.public_key_to_der_pkcs1().unwrap())),
             "pol": hex::encode(policy),
             "sig": self.sign(&[&policy, &reference]),
-        })
+        });
+        if let Some(purpose) = purpose {
+            entry["ref"] = purpose.into();
+        }
+        entry
     }
 
     /// An entry for the value that the PCR has now.
@@ -313,7 +317,21 @@ pub(crate) fn a_signature_for_another_purpose_does_not_count(back_end: BackEnd) 
     assert!(enrolled.untried().is_none());
     assert_eq!(token(enrolled.token()).raw["tpm2_pubkey_ref"], "initrd");
     assert_opens(back_end, &swtpm, &enrolled, &files, None);
-    files.sign(&[any]);
+    files.sign(std::slice::from_ref(&any));
+    let told = why(back_end, &swtpm, &enrolled, &files);
+    assert!(
+        matches!(
+            inner(&told),
+            TpmError::NoSignature {
+                purpose: Some(_),
+                ..
+            }
+        ),
+        "{told}"
+    );
+    let mut pretended = any;
+    pretended["ref"] = "initrd".into();
+    files.sign(&[pretended]);
     let told = why(back_end, &swtpm, &enrolled, &files);
     assert!(matches!(inner(&told), TpmError::BadSignature), "{told}");
 }
@@ -422,6 +440,10 @@ pub(crate) fn a_signed_token_is_read_as_it_was_written(back_end: BackEnd) {
     assert_eq!(&SystemdTpm2::parse(&written).unwrap(), enrolled.token());
     assert_eq!(written.raw["tpm2_pubkey_pcrs"], json!([11, 16]));
     let pem = vendor.0.public_key_to_pem().unwrap();
+    let beside = files.folder.path().join("key");
+    std::fs::write(&beside, &pem).unwrap();
+    let found = files.places().with_key(beside).key().unwrap();
+    assert_eq!(found, signed.key);
     assert_eq!(written.raw["tpm2_pubkey"], BASE64.encode(pem));
     assert_eq!(written.raw["tpm2-pcrs"], json!([]));
     let nothing = Enrolment {
