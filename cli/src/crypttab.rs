@@ -34,6 +34,10 @@ pub(crate) struct Entry {
     pub device_timeout: Duration,
     /// `tpm2-device=`: where the TPM is whose tokens open the volume.
     pub tpm_device: Option<String>,
+    /// `tpm2-signature=`.
+    pub tpm_signature: Option<PathBuf>,
+    /// `tpm2-pcrlock=`.
+    pub tpm_pcrlock: Option<PathBuf>,
     /// `fixate-volume-key=`: the volume key has this fingerprint, or the volume is another one.
     pub fingerprint: Option<String>,
     /// `tpm2-measure-pcr=`: the PCR that the volume key is measured into; outer none: not said.
@@ -146,6 +150,8 @@ fn entry(name: &str, source: &str, key: &str, options: &[&str]) -> Result<Entry,
         timeout: None,
         device_timeout: DEVICE_TIMEOUT,
         tpm_device: None,
+        tpm_signature: None,
+        tpm_pcrlock: None,
         fingerprint: None,
         measure: None,
         token_timeout: TOKEN_TIMEOUT,
@@ -176,6 +182,8 @@ fn entry(name: &str, source: &str, key: &str, options: &[&str]) -> Result<Entry,
                 entry.device_timeout = span(&value).ok_or_else(wrong)?.unwrap_or(DEVICE_TIMEOUT);
             }
             "tpm2-device" => entry.tpm_device = Some(value),
+            "tpm2-signature" => entry.tpm_signature = Some(value.into()),
+            "tpm2-pcrlock" => entry.tpm_pcrlock = Some(value.into()),
             "fixate-volume-key" => {
                 let hex = value.len() == 64 && value.bytes().all(|b| b.is_ascii_hexdigit());
                 entry.fingerprint =

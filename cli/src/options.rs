@@ -485,13 +485,37 @@ pub(crate) const OPTIONS: &[Opt] = &[
         "tpm2-pcrs",
         Text("PCRS"),
         "Bind to these PCRs as they are now: numbers or names with + between, as in 7+11 or \
-         secure-boot-policy:sha256",
+         secure-boot-policy:sha256; 15=0 is one that nothing was measured into",
     )
     .ours(),
     Opt::new(
         "tpm2-with-pin",
         OneOf(&["yes", "no", "true", "false", "1", "0", "argon2id", "direct"]),
         "Ask for a PIN; direct makes one that systemd older than 262 can use, too",
+    )
+    .ours(),
+    Opt::new(
+        "tpm2-public-key",
+        Path,
+        "Bind to PCR values that are signed by this key (PEM), or by that of the boot stub: auto",
+    )
+    .ours(),
+    Opt::new(
+        "tpm2-public-key-pcrs",
+        Text("PCRS"),
+        "The PCRs whose values have to be signed [default: 11]",
+    )
+    .ours(),
+    Opt::new(
+        "tpm2-signature",
+        Path,
+        "Take signatures of PCR values from this file [default: where systemd has them]",
+    )
+    .ours(),
+    Opt::new(
+        "tpm2-pcrlock",
+        Path,
+        "Take the policy of pcrlock from this file, or from where systemd has it: auto; to enroll, bind to it",
     )
     .ours(),
     Opt::new(

@@ -1,5 +1,8 @@
 //! Which TPM: `--tpm2-device`.
 
+use std::path::Path;
+
+use luksmith_tpm::token::PolicyFiles;
 use luksmith_tpm::{Address, Native, TpmError};
 
 use crate::args::Args;
@@ -32,6 +35,27 @@ pub(crate) fn parse(text: &str) -> Result<Address, Failure> {
             .no_disk()
             .hint("auto, a device such as /dev/tpmrm0, swtpm:host=…,port=… or swtpm:path=…")
     })
+}
+
+/// Where signatures of PCRs and the policy of pcrlock lie.
+pub(crate) fn policy_files(args: &Args) -> PolicyFiles {
+    let mut files = PolicyFiles::default();
+    if let Some(path) = args.path("tpm2-signature") {
+        files = files.with_signatures(path);
+    }
+    if let Some(path) = args
+        .path("tpm2-pcrlock")
+        .filter(|path| *path != Path::new("auto"))
+    {
+        files = files.with_pcrlock(path);
+    }
+    if let Some(path) = args
+        .path("tpm2-public-key")
+        .filter(|path| *path != Path::new("auto"))
+    {
+        files = files.with_key(path);
+    }
+    files
 }
 
 /// Connects.

@@ -97,11 +97,15 @@ const TOKEN: &[&str] = &[
     "token-only",
     "token-type",
     "tpm2-device",
+    "tpm2-signature",
+    "tpm2-pcrlock",
     "pin-file",
 ];
 const BINDING: &[&str] = &[
     "tpm2-pcrs",
     "tpm2-with-pin",
+    "tpm2-public-key",
+    "tpm2-public-key-pcrs",
     "new-pin-file",
     "allow-untouched-pcrs",
     "event-log",
@@ -450,8 +454,10 @@ pub(crate) const VERBS: &[Verb] = &[
     Verb {
         name: "tpm enroll",
         also: &[],
-        about: "Have the TPM open the volume: with a PIN, or bound to PCRs with --tpm2-pcrs",
-        more: "Makes a recovery key first, unless there is one, and shows it once. What is sealed \
+        about: "Have the TPM open the volume: with a PIN, or bound to PCRs",
+        more: "With --tpm2-with-pin=no, and no PCRs named, it opens with nobody there: bound to PCR 7 \
+               (Secure Boot) and to PCR 15 as it is until an initramfs of ours has opened a volume. \
+               Makes a recovery key first, unless there is one, and shows it once. What is sealed \
                is unsealed again before anything is written. The token is systemd's own: \
                systemd-cryptsetup opens it, too.",
         positionals: &[HEADER_DEVICE],
@@ -478,7 +484,11 @@ pub(crate) const VERBS: &[Verb] = &[
         about: "List the slots that a TPM opens, and whether each would open now",
         more: "No PIN is asked for and no try is spent.",
         positionals: &[HEADER_DEVICE],
-        options: &[HEADER, JSON, &["tpm2-device"]],
+        options: &[
+            HEADER,
+            JSON,
+            &["tpm2-device", "tpm2-signature", "tpm2-pcrlock"],
+        ],
         hidden: false,
         run: c::tpm::list,
     },

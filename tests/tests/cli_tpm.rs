@@ -11,7 +11,7 @@ use std::process::Command;
 use luksmith_tests::cli::{SMALL, luksmith, snapshot};
 use luksmith_tests::cryptsetup::{Ended, cryptsetup, run};
 use luksmith_tpm::log::EventLog;
-use luksmith_tpm::{HashAlg, Native, Tpm};
+use luksmith_tpm::{Assertion, HashAlg, Native, PcrSelection, Policy, Tpm};
 use serde_json::Value;
 use support::Swtpm;
 use tempfile::TempDir;
@@ -441,6 +441,150 @@ fn systemd_cryptenroll_sees_the_same() {
         })
         .collect();
     assert_eq!(theirs, bench.enrolled());
+}
+
+/// A slot for a boot with nobody there opens only before the first volume is open: PCR 15 is the fuse.
+#[test]
+fn an_unattended_slot_opens_only_before_a_volume_is_open() {
+    let Bench { folder, mut swtpm } = Bench::new();
+    let device = format!("--tpm2-device={}", swtpm.address());
+    let run = |args: &[&str]| {
+        let mut all = args.to_vec();
+        all.push(&device);
+        luksmith(folder.path(), &all, b"")
+    };
+    let extend = |swtpm: &Swtpm, pcr: u8| {
+        Native::over(swtpm.connect())
+            .extend_pcr(HashAlg::Sha256, pcr, &[pcr + 1; 32])
+            .expect("an extend");
+    };
+    // The system runs, its volumes are open.
+    extend(&swtpm, 15);
+    let enroll = [
+        "tpm",
+        "enroll",
+        "volume",
+        "--key-file",
+        "key",
+        "--tpm2-with-pin=no",
+        "--no-recovery-key",
+    ];
+    let made = run(&enroll).expect(0, "tpm enroll");
+    assert!(
+        err(&made).contains("a stolen machine does not"),
+        "{}",
+        err(&made)
+    );
+    assert!(
+        err(&made).contains("could not be tried as it will be used"),
+        "{}",
+        err(&made)
+    );
+    let open = ["open", "--test-passphrase", "volume", "--token-only"];
+    run(&open).expect(2, "a volume is open");
+    // A boot.
+    swtpm.restart();
+    extend(&swtpm, 7);
+    run(&open).expect(0, "in the initramfs");
+    extend(&swtpm, 15);
+    run(&open).expect(2, "a volume is open");
+    // Bound anew in the running system, it is for the next initramfs again.
+    extend(&swtpm, 7);
+    run(&["tpm", "reseal", "volume", "--key-file", "key"]).expect(0, "tpm reseal");
+    swtpm.restart();
+    extend(&swtpm, 7);
+    extend(&swtpm, 7);
+    run(&open).expect(0, "in the next initramfs");
+}
+
+/// By a key that signs, as systemd-measure has it; PCR 11 is what the boot stub measures a kernel into.
+#[test]
+fn a_slot_with_signed_values_opens_where_they_are_signed() {
+    let bench = Bench::new();
+    bench.extend(11);
+    let sh = |script: &str| {
+        run(
+            Command::new("sh")
+                .args(["-euc", script])
+                .current_dir(bench.path()),
+            b"",
+        )
+    };
+    sh(
+        "openssl genpkey -quiet -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out private.pem
+        openssl pkey -in private.pem -pubout -out public.pem",
+    )
+    .expect(0, "a key");
+    let enroll = |more: &[&str]| {
+        let mut args = vec![
+            "enroll",
+            "volume",
+            "--unlock-key-file",
+            "key",
+            "--tpm2-public-key",
+            "public.pem",
+        ];
+        args.extend(more);
+        bench.run(&args, b"")
+    };
+    // Nothing is signed yet: enrolled all the same, and said.
+    let untried = enroll(&["--tpm2-signature", "none.json"]).expect(0, "enroll");
+    assert!(
+        err(&untried).contains("could not be tried"),
+        "{}",
+        err(&untried)
+    );
+    assert!(
+        err(&untried).contains("signed by the key"),
+        "{}",
+        err(&untried)
+    );
+    let shut = bench.open(&["--token-only", "--tpm2-signature", "none.json"], b"");
+    assert_ne!(shut.code, 0);
+    let why = "there is no tpm2-pcr-signature.json";
+    assert!(err(&shut).contains(why), "{}", err(&shut));
+
+    sign_pcr_11(&bench);
+    bench
+        .open(&["--token-only", "--tpm2-signature", "signed.json"], b"")
+        .expect(0, "signed");
+    let listed = bench.run(
+        &["tpm", "list", "volume", "--tpm2-signature", "signed.json"],
+        b"",
+    );
+    assert!(out(&listed).contains("yes"), "{}", out(&listed));
+    enroll(&["--tpm2-signature", "signed.json"]).expect(0, "enroll, tried");
+    // A kernel that nobody signed.
+    bench.extend(11);
+    let shut = bench.open(&["--token-only", "--tpm2-signature", "signed.json"], b"");
+    shut.expect(2, "not signed");
+}
+
+/// Signs the present value of PCR 11 with `private.pem` into `signed.json`.
+fn sign_pcr_11(bench: &Bench) {
+    let selection = PcrSelection::new(HashAlg::Sha256, &[11]).expect("a PCR");
+    let values = Native::over(bench.swtpm.connect())
+        .read_pcrs(&selection)
+        .expect("its value");
+    let present = Assertion::Pcrs {
+        selection,
+        values: Some(values.digest()),
+    };
+    let digest = Policy::new(vec![present]).digest().expect("a digest");
+    std::fs::write(bench.path().join("policy"), digest.0).expect("written");
+    let script = r#"
+        openssl dgst -sha256 -sign private.pem -out signature policy
+        openssl rsa -quiet -pubin -in public.pem -RSAPublicKey_out -outform DER -out key.der 2>/dev/null \
+            || openssl rsa -pubin -in public.pem -RSAPublicKey_out -outform DER -out key.der
+        printf '{"sha256":[{"pcrs":[11],"pkfp":"%s","pol":"%s","sig":"%s"}]}' \
+            "$(openssl dgst -sha256 -r key.der | cut -d' ' -f1)" "$1" "$(base64 -w0 signature)" >signed.json"#;
+    run(
+        Command::new("sh")
+            .args(["-euc", script, "sh", &hex::encode(digest.0)])
+            .current_dir(bench.path()),
+        b"",
+    )
+    .expect(0, "signed");
 }
 
 /// The same measurements into the TPM as a machine made whose log this is.

@@ -230,7 +230,7 @@ fn the_tpm_opens_the_root_of_this_machine_and_of_no_other() {
         "{JOB}
 disk=/dev/disk/by-id/virtio-root
 printf %s {passphrase:?} >/run/passphrase
-luksmith enroll $disk --unlock-key-file /run/passphrase --tpm2-device=auto --tpm2-pcrs=7 && echo 'JOB: enrolled'
+luksmith tpm enroll $disk --key-file /run/passphrase --tpm2-with-pin=no && echo 'JOB: enrolled'
 luksmith fingerprint $disk root --key-file /run/passphrase | sed 's/^/JOB: /'
 systemctl --no-block poweroff
 "
@@ -257,6 +257,7 @@ systemctl --no-block poweroff
         "{JOB}
 [ -b /dev/luksmith/root ] && echo 'JOB: alone'
 cat /sys/class/tpm/tpm0/pcr-sha256/15 | sed 's/^/JOB: PCR 15 /'
+luksmith open --test-passphrase --token-only /dev/disk/by-id/virtio-root || echo 'JOB: too late for the TPM'
 systemctl --no-block poweroff
 "
     );
@@ -274,6 +275,7 @@ systemctl --no-block poweroff
     let measured = Digest::of(&[&[0; 32], &hex::decode(fingerprint).expect("hexadecimal")]);
     let measured = format!("JOB: PCR 15 {}", hex::encode_upper(measured.0));
     assert!(said.contains(&measured), "{measured}: {said}");
+    assert!(said.contains("JOB: too late for the TPM"), "{said}");
 
     // Another firmware: it says why, and asks.
     let initrd = image.initrd_over(&[
@@ -286,7 +288,7 @@ systemctl --no-block poweroff
         tpm,
         ..Boot::default()
     });
-    machine.expect("PCR 7 have other values");
+    machine.expect("PCR 7+15 have other values");
     machine.expect("Passphrase for root");
     machine.type_in(&format!("{passphrase}\n"));
     let said = machine.until_off();

@@ -205,6 +205,15 @@ fn as_open(entry: &Entry, initramfs: bool) -> Result<Box<Args>, Failure> {
     if let Some(tpm) = &entry.tpm_device {
         words.extend(["--tpm2-device".into(), tpm.into()]);
     }
+    let files = [
+        ("--tpm2-signature", &entry.tpm_signature),
+        ("--tpm2-pcrlock", &entry.tpm_pcrlock),
+    ];
+    for (option, file) in files {
+        if let Some(file) = file {
+            words.extend([option.into(), file.into()]);
+        }
+    }
     if entry.tries > 0 {
         words.extend(["--tries".into(), entry.tries.to_string().into()]);
     }

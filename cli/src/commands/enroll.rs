@@ -6,7 +6,9 @@
 use luksmith_crypto::{Passphrase, VolumeKey};
 use luksmith_keyslot::{NewSlot, RECOVERY_KIND, Target, has_recovery_key, plan_recovery};
 use luksmith_luks2::Metadata;
-use luksmith_tpm::token::{Enrolment, KIND as TPM_KIND, NewPin, enrol, plan_slot};
+use luksmith_tpm::token::{
+    Enrolment, KIND as TPM_KIND, NewPin, PolicyFiles, SignedPcrs, enrol, plan_slot,
+};
 use luksmith_tpm::{HashAlg, PcrList, PcrSelection, Tpm, TpmError};
 
 use crate::args::Args;
@@ -20,6 +22,10 @@ use crate::progress::Progress;
 use crate::prompt;
 use crate::session::{Serial, Session, Tokens};
 use crate::tpm_device;
+
+/// What a slot is bound to that opens with nobody there: the state of Secure Boot, and only until the
+/// first volume was opened, so that whatever boots from another disk gets nothing.
+const UNATTENDED: &str = "7+15=0";
 
 /// What a slot is enrolled for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,7 +43,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         return list(args);
     }
     let plan = match factor {
-        Some(Factor::Tpm) => Some(TpmPlan::read(args, Default7::WithoutPin)?),
+        Some(Factor::Tpm) => Some(TpmPlan::read(args, Unsaid::Pcr7)?),
         _ => None,
     };
     let mut session = Session::change(args)?;
@@ -58,7 +64,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 
 /// Runs `tpm enroll`.
 pub(crate) fn tpm(args: &Args) -> Result<(), Failure> {
-    let plan = TpmPlan::read(args, Default7::Never)?;
+    let plan = TpmPlan::read(args, Unsaid::Pin)?;
     let without_recovery = args.flag("no-recovery-key");
     let mut session = Session::change(args)?;
     let key = existing_key(args, &mut session)?;
@@ -84,7 +90,7 @@ fn factor(args: &Args) -> Result<Option<Factor>, Failure> {
         )
         .no_disk());
     }
-    for option in ["tpm2-pcrs", "tpm2-with-pin"] {
+    for option in ["tpm2-pcrs", "tpm2-with-pin", "tpm2-public-key-pcrs"] {
         if args.text(option).is_some() && first != Some(Factor::Tpm) {
             return Err(Failure::usage(format!(
                 "option --{option} is refused: it needs --tpm2-device"
@@ -101,73 +107,99 @@ fn existing_key(args: &Args, session: &mut Session) -> Result<VolumeKey, Failure
         .map(|unlocked| unlocked.key)
 }
 
-/// Whether PCR 7 is taken when none is named.
+/// What is taken when neither PCRs nor a PIN were named.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Default7 {
-    /// As systemd did up to 257, but only where nothing else would protect the slot.
-    WithoutPin,
-    Never,
+enum Unsaid {
+    /// PCR 7, as systemd did up to 257.
+    Pcr7,
+    /// A PIN; if none is wanted, [`UNATTENDED`].
+    Pin,
 }
 
 /// What a TPM slot shall be bound to, read from the options before anything is asked or done.
 struct TpmPlan {
     pcrs: PcrList,
     pin: Option<NewPin>,
+    signed: Option<SignedPcrs>,
+    pcrlock: bool,
+    files: PolicyFiles,
 }
 
 impl TpmPlan {
-    fn read(args: &Args, default: Default7) -> Result<Self, Failure> {
+    fn read(args: &Args, unsaid: Unsaid) -> Result<Self, Failure> {
         let pcrs = args
             .text("tpm2-pcrs")
-            .map(|text| {
-                text.parse::<PcrList>()
-                    .map_err(|error| Failure::usage(error.to_string()).no_disk())
-            })
+            .map(|text| parse_pcrs(&text))
             .transpose()?;
+        let files = tpm_device::policy_files(args);
+        let pcrlock = args.path("tpm2-pcrlock").is_some();
+        let signed = args
+            .path("tpm2-public-key")
+            .is_some()
+            .then(|| signed(args, &files))
+            .transpose()?;
+        let bound = pcrs.is_some() || signed.is_some() || pcrlock;
         let pin = match args.text("tpm2-with-pin").as_deref() {
             Some("no" | "false" | "0") => None,
             Some("direct") => Some(NewPin::Salted),
             Some(_) => Some(NewPin::default()),
             // The guided way: nothing said means the safest.
-            None if default == Default7::Never && pcrs.is_none() => Some(NewPin::default()),
+            None if unsaid == Unsaid::Pin && !bound => Some(NewPin::default()),
             None => None,
         };
-        let pcrs = match pcrs {
-            Some(pcrs) => pcrs,
-            None if pin.is_none() && default == Default7::WithoutPin => PcrList {
-                pcrs: vec![7],
-                bank: None,
-            },
-            None => PcrList::default(),
+        let pcrs = match (pcrs, unsaid) {
+            (Some(pcrs), _) => pcrs,
+            (None, _) if bound || pin.is_some() => PcrList::default(),
+            (None, Unsaid::Pcr7) => parse_pcrs("7")?,
+            (None, Unsaid::Pin) => parse_pcrs(UNATTENDED)?,
         };
-        if pcrs.pcrs.is_empty() && pin.is_none() {
+        if pcrs.pcrs.is_empty() && signed.is_none() && !pcrlock && pin.is_none() {
             return Err(Failure::usage(
                 "a slot bound to no PCR and no PIN is refused: whoever has the machine would have the key",
             )
             .no_disk()
             .hint("name PCRs with --tpm2-pcrs, or take a PIN with --tpm2-with-pin=yes"));
         }
-        Ok(Self { pcrs, pin })
+        Ok(Self {
+            pcrs,
+            pin,
+            signed,
+            pcrlock,
+            files,
+        })
     }
 
     fn in_a_sentence(&self) -> String {
-        let numbers: Vec<String> = self.pcrs.pcrs.iter().map(u8::to_string).collect();
-        let pcrs = match numbers.as_slice() {
-            [] => String::new(),
-            [one] => format!("PCR {one} as it is now"),
-            many => format!("PCRs {} as they are now", many.join(", ")),
-        };
-        match (pcrs.is_empty(), self.pin) {
-            (true, _) => {
-                "The volume will open with this TPM and a PIN: the machine alone opens nothing"
-                    .into()
-            }
-            (false, Some(_)) => format!("The volume will open with this TPM, a PIN, and {pcrs}"),
-            (false, None) => format!(
-                "The volume will open with this TPM and {pcrs}, with nobody there: a stolen disk stays shut, \
-                 a stolen machine does not"
-            ),
+        let mut conditions: Vec<String> = Vec::new();
+        if self.pin.is_some() {
+            conditions.push("a PIN".into());
         }
+        let (said, now): (Vec<u8>, Vec<u8>) = self
+            .pcrs
+            .pcrs
+            .iter()
+            .partition(|pcr| self.pcrs.values.contains_key(pcr));
+        if !now.is_empty() {
+            conditions.push(format!("PCR {} as now", listed(&now)));
+        }
+        if !said.is_empty() {
+            conditions.push(format!("PCR {} as it shall be", listed(&said)));
+        }
+        if let Some(signed) = &self.signed {
+            conditions.push(format!("signed values of PCR {}", listed(&signed.pcrs)));
+        }
+        if self.pcrlock {
+            conditions.push("what pcrlock foresees".into());
+        }
+        let end = if self.pin.is_some() {
+            "the machine alone opens nothing"
+        } else {
+            "nobody needs to be there; a stolen disk stays shut, a stolen machine does not"
+        };
+        format!(
+            "The volume will open with this TPM and {}: {end}",
+            conditions.join(", ")
+        )
     }
 
     fn carry_out(
@@ -185,10 +217,14 @@ impl TpmPlan {
         let enrolment = Enrolment {
             bank,
             pcrs: &self.pcrs.pcrs,
+            values: self.pcrs.values.clone(),
             pin: pin.as_ref().map(|(pin, how)| (pin, *how)),
             legacy_primary: false,
+            signed: self.signed.clone(),
+            pcrlock: self.pcrlock,
+            files: self.files.clone(),
         };
-        bind(args, session, key, &mut tpm, &enrolment)
+        bind(args, session, key, &mut tpm, &enrolment).map(|bound| bound.slot)
     }
 
     /// The bank that was named, or the strongest of the usual ones that the TPM has.
@@ -205,10 +241,18 @@ impl TpmPlan {
                     .ok_or_else(|| failed(TpmError::NoSuchBank { bank: "sha256" }))?
             }
         };
-        if self.pcrs.pcrs.is_empty() || force {
+        // One that shall be as after a reset is a fuse, and tells no boot from another.
+        let now: Vec<u8> = self
+            .pcrs
+            .pcrs
+            .iter()
+            .copied()
+            .filter(|pcr| !self.pcrs.values.contains_key(pcr))
+            .collect();
+        if now.is_empty() || force {
             return Ok(bank);
         }
-        let selection = PcrSelection::new(bank, &self.pcrs.pcrs).map_err(failed)?;
+        let selection = PcrSelection::new(bank, &now).map_err(failed)?;
         if tpm.read_pcrs(&selection).map_err(failed)?.is_untouched() {
             return Err(Failure::usage(
                 "nothing was ever measured into these PCRs, so they tell this boot from no other",
@@ -220,17 +264,61 @@ impl TpmPlan {
     }
 }
 
-/// Seals, tries, and writes slot and token. Gives the number of the slot.
+/// Numbers as a person reads them.
+fn listed(pcrs: &[u8]) -> String {
+    let words: Vec<String> = pcrs.iter().map(u8::to_string).collect();
+    words.join("+")
+}
+
+fn parse_pcrs(text: &str) -> Result<PcrList, Failure> {
+    text.parse()
+        .map_err(|error: TpmError| Failure::usage(error.to_string()).no_disk())
+}
+
+/// `--tpm2-public-key` and its PCRs. The key is believed, so it is said which one it is.
+fn signed(args: &Args, files: &PolicyFiles) -> Result<SignedPcrs, Failure> {
+    let key = files.key().map_err(|error| errors::tpm(&error).no_disk())?;
+    let pcrs = parse_pcrs(args.text("tpm2-public-key-pcrs").as_deref().unwrap_or("11"))?.pcrs;
+    let fingerprint: String = key
+        .fingerprint()
+        .0
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    output::note(&format!(
+        "Values of PCR {} count that are signed by the key {fingerprint}.",
+        listed(&pcrs)
+    ));
+    Ok(SignedPcrs {
+        key,
+        pcrs,
+        purpose: None,
+    })
+}
+
+/// A slot that was bound.
+pub(super) struct Bound {
+    pub(super) slot: u8,
+    /// Whether it was unsealed as it will be when it is used.
+    pub(super) tried: bool,
+}
+
+/// Seals, tries, and writes slot and token.
 pub(super) fn bind(
     args: &Args,
     session: &mut Session,
     key: &VolumeKey,
     tpm: &mut dyn Tpm,
     enrolment: &Enrolment<'_>,
-) -> Result<u8, Failure> {
+) -> Result<Bound, Failure> {
     let mut progress = Progress::new(args, &session.header_path, "enroll");
     progress.stage("sealing to the TPM, and opening again");
     let enrolled = enrol(tpm, enrolment).map_err(|error| errors::tpm(&error))?;
+    if let Some(why) = enrolled.untried() {
+        output::note(&format!(
+            "note: it could not be tried as it will be used, as the machine is in another state now: {why}"
+        ));
+    }
     let added = plan_slot(session.header(), key, &enrolled)
         .map_err(|error| errors::plan(&session.header_path, error))?;
     session.apply(added.change)?;
@@ -247,7 +335,10 @@ pub(super) fn bind(
         "New TPM2 token enrolled as key slot {}.\n",
         added.slot
     ))?;
-    Ok(added.slot)
+    Ok(Bound {
+        slot: added.slot,
+        tried: enrolled.untried().is_none(),
+    })
 }
 
 /// A new PIN, after it was said what a wrong one costs.

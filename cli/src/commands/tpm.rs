@@ -1,9 +1,11 @@
 //! `tpm …`: the TPM of the machine, and the slots that it opens.
 
+use std::collections::BTreeMap;
+
 use luksmith_keyslot::{LastSlot, Target, TokenError, remove_all_of};
 use luksmith_luks2::Token;
-use luksmith_tpm::token::{Enrolment, KIND, NewPin, Pin, SystemdTpm2};
-use luksmith_tpm::{HashAlg, Lockout, Tpm, TpmError};
+use luksmith_tpm::token::{Enrolment, KIND, NewPin, Pin, PolicyFiles, SystemdTpm2};
+use luksmith_tpm::{FixedValue, HashAlg, IDENTITY_PCR, Lockout, Tpm, TpmError};
 use serde_json::{Value, json};
 
 use crate::args::Args;
@@ -82,14 +84,12 @@ fn tries(lockout: &Lockout) -> String {
 pub(crate) fn list(args: &Args) -> Result<(), Failure> {
     let session = Session::read(args)?;
     let mut tpm = tpm_device::connect(args);
+    let files = tpm_device::policy_files(args);
     let mut rows = Vec::new();
     for (number, token) in session.metadata().tokens() {
         if token.kind == KIND {
-            rows.push(Row::of(
-                *number,
-                token,
-                tpm.as_mut().ok().map(|tpm| tpm as &mut dyn Tpm),
-            ));
+            let tpm = tpm.as_mut().ok().map(|tpm| tpm as &mut dyn Tpm);
+            rows.push(Row::of(*number, token, tpm, &files));
         }
     }
     if args.flag("json") {
@@ -120,12 +120,12 @@ struct Row {
 }
 
 impl Row {
-    fn of(number: u8, token: &Token, tpm: Option<&mut dyn Tpm>) -> Self {
+    fn of(number: u8, token: &Token, tpm: Option<&mut dyn Tpm>, files: &PolicyFiles) -> Self {
         let read = SystemdTpm2::parse(token);
         let obstacle = match (&read, tpm) {
             (Err(error), _) => Some(error.to_string()),
             (Ok(_), None) => Some("no TPM".to_owned()),
-            (Ok(read), Some(tpm)) => obstacle(read, tpm).err().map(|error| match error {
+            (Ok(read), Some(tpm)) => obstacle(read, tpm, files).err().map(|error| match error {
                 TpmError::PolicyMismatch { detail } => detail,
                 other => other.to_string(),
             }),
@@ -192,8 +192,8 @@ impl Row {
 }
 
 /// Whether the machine's state fits, and the TPM takes a try where one is needed.
-fn obstacle(token: &SystemdTpm2, tpm: &mut dyn Tpm) -> Result<(), TpmError> {
-    token.fitting_policy(tpm)?;
+fn obstacle(token: &SystemdTpm2, tpm: &mut dyn Tpm, files: &PolicyFiles) -> Result<(), TpmError> {
+    token.fitting_policies(tpm, files)?;
     if token.pin.is_needed() {
         let lockout = tpm.lockout()?;
         if lockout.tries_left() == 0 {
@@ -225,16 +225,35 @@ pub(crate) fn reseal(args: &Args) -> Result<(), Failure> {
     let enrolment = Enrolment {
         bank: token.bank.unwrap_or(HashAlg::Sha256),
         pcrs: &token.pcrs,
+        values: fuse(&token.pcrs),
         pin: pin.as_ref().map(|(pin, how)| (pin, *how)),
         legacy_primary: false,
+        signed: token.signed,
+        pcrlock: token.pcrlock.is_some(),
+        files: tpm_device::policy_files(args),
     };
-    enroll::bind(args, &mut session, &key, &mut tpm, &enrolment)?;
+    let signed_elsewhere = enrolment.signed.is_some() || enrolment.pcrlock;
+    let bound = enroll::bind(args, &mut session, &key, &mut tpm, &enrolment)?;
+    if signed_elsewhere && !bound.tried {
+        output::note(&format!(
+            "Token {number} with its old values is still there, until the new one has opened once."
+        ));
+        return Ok(());
+    }
     // Not before the new one is on the disk.
     let change = remove_all_of(session.header(), &slots, LastSlot::Refuse)
         .map_err(|error| errors::plan(&session.header_path, error))?;
     session.apply(change)?;
     output::note(&format!("Token {number} with its old values is gone."));
     Ok(())
+}
+
+/// PCR 15 is of use to a slot only as it is before a volume was opened; now one is.
+fn fuse(pcrs: &[u8]) -> BTreeMap<u8, FixedValue> {
+    pcrs.iter()
+        .filter(|pcr| **pcr == IDENTITY_PCR)
+        .map(|pcr| (*pcr, FixedValue::Zero))
+        .collect()
 }
 
 /// The token that is meant: the one that was named, or the only one.

@@ -67,7 +67,8 @@ impl Session {
             return Ok(None);
         }
         let address = tpm_device::to_unlock(args)?;
-        let tpm = TpmTokens::new(|| Ok(Box::new(Native::open(&address)?) as Box<dyn Tpm>));
+        let tpm = TpmTokens::new(|| Ok(Box::new(Native::open(&address)?) as Box<dyn Tpm>))
+            .with_files(tpm_device::policy_files(args));
         if !asked && !self.has_token_of(&tpm) {
             return Ok(None);
         }

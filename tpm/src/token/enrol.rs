@@ -1,5 +1,7 @@
 //! A new slot that a TPM opens.
 
+use std::collections::BTreeMap;
+
 use luksmith_crypto::{Hash, Passphrase, SecretBytes, VolumeKey, random};
 use luksmith_keyslot::{Added, KdfChoice, NewSlot, PlanError, add_with};
 use luksmith_luks2::Header;
@@ -9,12 +11,15 @@ use super::files::PolicyFiles;
 use super::json::ascending;
 use super::pcrlock::Pcrlock;
 use super::pin::passphrase;
-use super::policy::{heads, tail};
+use super::policy::{heads, tail, tail_with};
 use super::signatures::SignedPcrs;
 use super::unlock::joined;
 use super::{Pin, SystemdTpm2};
+use crate::auth::AuthValue;
 use crate::error::TpmError;
 use crate::hash::HashAlg;
+use crate::pcr_list::FixedValue;
+use crate::policy::{Assertion, Policy};
 use crate::tpm::{Lock, PrimaryTemplate, StorageKey, Tpm};
 
 /// Bytes of each part of what is sealed: as much as a key of 256 bits.
@@ -28,6 +33,8 @@ pub struct Enrolment<'a> {
     pub bank: HashAlg,
     /// Literal PCRs, to the values that they have now.
     pub pcrs: &'a [u8],
+    /// Values that some of them will have instead when the slot is to open.
+    pub values: BTreeMap<u8, FixedValue>,
     /// The PIN, and how it is used.
     pub pin: Option<(&'a Passphrase, NewPin)>,
     /// Seal under a primary key as systemd 252 knows it, instead of the storage root key.
@@ -46,6 +53,7 @@ impl Default for Enrolment<'_> {
         Self {
             bank: HashAlg::Sha256,
             pcrs: &[],
+            values: BTreeMap::new(),
             pin: None,
             legacy_primary: false,
             signed: None,
@@ -106,8 +114,8 @@ impl Enrolled {
         &self.token
     }
 
-    /// Why it was not unsealed once: the machine is not in a state that somebody signed, or that
-    /// pcrlock foresees, so that nobody knows yet whether it will open. `None` if it was tried.
+    /// Why it was not unsealed once: the machine is not in a state that somebody signed, that
+    /// pcrlock foresees, or that was said, so that nobody knows yet whether it will open. `None` if it was tried.
     #[must_use]
     pub fn untried(&self) -> Option<&TpmError> {
         self.untried.as_ref()
@@ -147,7 +155,8 @@ pub fn enrol(tpm: &mut dyn Tpm, enrolment: &Enrolment<'_>) -> Result<Enrolled, T
     };
     let proof = pin.prove(enrolment.pin.map(|(pin, _)| pin))?;
     let auth = proof.as_ref().map(|proof| &proof.auth);
-    let tail = tail(tpm, enrolment.bank, enrolment.pcrs, &pin)?;
+    let (bank, pcrs) = (enrolment.bank, enrolment.pcrs);
+    let tail = tail_with(tpm, bank, pcrs, &enrolment.values, &pin)?;
     let mut token = SystemdTpm2 {
         sealed: Vec::new(),
         pcrs: ascending(enrolment.pcrs.to_vec()),
@@ -184,6 +193,10 @@ pub fn enrol(tpm: &mut dyn Tpm, enrolment: &Enrolment<'_>) -> Result<Enrolled, T
             }
             None
         }
+        Err(error @ TpmError::PolicyMismatch { .. }) if !enrolment.values.is_empty() => {
+            rehearse(tpm, &token, &tail, auth)?;
+            Some(error)
+        }
         // Literal PCRs were read just now, so this is about signed ones or pcrlock.
         Err(
             error @ (TpmError::NoPolicyFile { .. }
@@ -198,6 +211,39 @@ pub fn enrol(tpm: &mut dyn Tpm, enrolment: &Enrolment<'_>) -> Result<Enrolled, T
         token,
         untried,
     })
+}
+
+/// What can be tried of a slot for values that PCRs do not have now: the TPM computes the same digest of
+/// the policy, and gives back what is sealed to the values that they have.
+fn rehearse(
+    tpm: &mut dyn Tpm,
+    token: &SystemdTpm2,
+    later: &[Assertion],
+    auth: Option<&AuthValue>,
+) -> Result<(), TpmError> {
+    let later = Policy::new(later.to_vec());
+    if tpm.trial(&later)? != later.digest()? {
+        return Err(TpmError::Garbage {
+            what: "digest of a policy",
+        });
+    }
+    let bank = token.bank.unwrap_or(HashAlg::Sha256);
+    let now = Policy::new(tail(tpm, bank, &token.pcrs, &token.pin)?);
+    let lock = Lock {
+        policy: now.digest()?,
+        auth,
+        counts_tries: token.pin.is_needed(),
+    };
+    let secret = SecretBytes::random(SECRET_BYTES)?;
+    let sealed = tpm.seal(&token.under, &secret, &lock)?;
+    let back = tpm.unseal(&token.under, &sealed, &now, auth)?;
+    if back.ct_eq(&secret) {
+        Ok(())
+    } else {
+        Err(TpmError::Garbage {
+            what: "what was sealed",
+        })
+    }
 }
 
 /// Signed PCRs that a token can hold.

@@ -8,6 +8,8 @@
 //! A policy with both heads would hold by either one alone, since each forgets what was asserted
 //! before it. So systemd makes two parts of the secret then, one for each head, in this order.
 
+use std::collections::BTreeMap;
+
 use super::files::PolicyFiles;
 use super::pcrlock::{Pcrlock, authorized};
 use super::signatures::{SignedPcrs, numbers};
@@ -15,6 +17,7 @@ use super::{Pin, SystemdTpm2};
 use crate::error::TpmError;
 use crate::hash::{Digest, HashAlg};
 use crate::pcr::PcrSelection;
+use crate::pcr_list::FixedValue;
 use crate::policy::{Assertion, Policy, Signature, SignedPolicy};
 use crate::tpm::Tpm;
 use crate::wire::{NvPublic, Public};
@@ -50,10 +53,25 @@ pub(super) fn tail(
     pcrs: &[u8],
     pin: &Pin,
 ) -> Result<Vec<Assertion>, TpmError> {
+    tail_with(tpm, bank, pcrs, &BTreeMap::new(), pin)
+}
+
+/// Literal PCRs as was said, or else as they are now, and the PIN if there is one.
+pub(super) fn tail_with(
+    tpm: &mut dyn Tpm,
+    bank: HashAlg,
+    pcrs: &[u8],
+    said: &BTreeMap<u8, FixedValue>,
+    pin: &Pin,
+) -> Result<Vec<Assertion>, TpmError> {
     let mut assertions = Vec::new();
     if !pcrs.is_empty() {
         let selection = PcrSelection::new(bank, pcrs)?;
-        let values = Some(tpm.read_pcrs(&selection)?.digest());
+        let mut values = tpm.read_pcrs(&selection)?;
+        for (pcr, value) in said.iter().filter(|(pcr, _)| pcrs.contains(pcr)) {
+            values.insert(*pcr, &value.in_bank(bank)?)?;
+        }
+        let values = Some(values.digest());
         assertions.push(Assertion::Pcrs { selection, values });
     }
     if pin.is_needed() {
