@@ -35,13 +35,20 @@ impl Log {
     /// Writes one line. Allocates nothing and never waits; a message that cannot be
     /// written is lost.
     pub(crate) fn say(&self, level: Level, name: &dyn fmt::Display, text: fmt::Arguments<'_>) {
-        let Some(file) = &self.0 else { return };
+        // The kernel drops what is written too fast, counted for each opening of the file: what must not be
+        // lost is written through one of its own.
+        let fresh = match level {
+            Level::Critical => Self::open(),
+            Level::Warning | Level::Notice => Self(None),
+        };
+        let Some(mut file) = fresh.0.as_ref().or(self.0.as_ref()) else {
+            return;
+        };
         let mut line = Line {
             bytes: [0; 512],
             used: 0,
         };
         let _ = writeln!(line, "<{}>luksmith: {name}: {text}", 3 << 3 | level as u8);
-        let mut file = file;
         let _ = file.write(&line.bytes[..line.used]);
     }
 }
