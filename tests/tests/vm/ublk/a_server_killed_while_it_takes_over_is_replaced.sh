@@ -8,7 +8,7 @@ mkfs.ext4 -q /dev/luksmith/ours
 mount /dev/luksmith/ours /mnt
 fio --name=load --directory=/mnt --rw=randwrite --bsrange=4k-128k --size=8m --numjobs=2 --iodepth=16 \
 	--ioengine=libaio --direct=1 --verify=crc32c --verify_backlog=64 --verify_fatal=1 --fsync=32 \
-	--time_based --runtime=45 --output=/tmp/fio &
+	--time_based --runtime=28 --output=/tmp/fio &
 fio=$!
 within 30 test -e /mnt/load.1.0
 for kill in 1 2 3 4 5 6; do
