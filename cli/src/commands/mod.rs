@@ -29,6 +29,7 @@ pub(crate) mod slot_remove;
 pub(crate) mod status;
 pub(crate) mod token;
 pub(crate) mod tpm;
+mod tpm_plan;
 pub(crate) mod udev_name;
 pub(crate) mod uuid;
 pub(crate) mod why;

@@ -9,7 +9,7 @@ use luksmith_tpm::{FixedValue, HashAlg, IDENTITY_PCR, Lockout, Tpm, TpmError};
 use serde_json::{Value, json};
 
 use crate::args::Args;
-use crate::commands::enroll;
+use crate::commands::tpm_plan::{bind, new_pin};
 use crate::errors;
 use crate::hint::{Failure, shell};
 use crate::output;
@@ -220,7 +220,7 @@ pub(crate) fn reseal(args: &Args) -> Result<(), Failure> {
     };
     let pin = match how {
         None => None,
-        Some(how) => Some((enroll::new_pin(args, &mut tpm)?, how)),
+        Some(how) => Some((new_pin(args, &mut tpm)?, how)),
     };
     let enrolment = Enrolment {
         bank: token.bank.unwrap_or(HashAlg::Sha256),
@@ -233,7 +233,7 @@ pub(crate) fn reseal(args: &Args) -> Result<(), Failure> {
         files: tpm_device::policy_files(args),
     };
     let signed_elsewhere = enrolment.signed.is_some() || enrolment.pcrlock;
-    let bound = enroll::bind(args, &mut session, &key, &mut tpm, &enrolment)?;
+    let bound = bind(args, &mut session, &key, &mut tpm, &enrolment)?;
     if signed_elsewhere && !bound.tried {
         output::note(&format!(
             "Token {number} with its old values is still there, until the new one has opened once."

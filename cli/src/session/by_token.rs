@@ -17,7 +17,7 @@ use super::Session;
 use crate::args::Args;
 use crate::errors;
 use crate::exit::Exit;
-use crate::hint::Failure;
+use crate::hint::{Failure, shell};
 use crate::output;
 use crate::passphrase::Source;
 use crate::prompt::Asker;
@@ -81,7 +81,8 @@ impl Session {
                 Err(error) => error,
             };
             tries -= 1;
-            if tries > 0 && wrong_pin(&error) && !source.declined.get() {
+            let wrong_pin = failed_by(&error, |why| matches!(why, TokenError::WrongPin));
+            if tries > 0 && wrong_pin && !source.declined.get() {
                 output::note("The TPM does not take this PIN.");
                 continue;
             }
@@ -90,6 +91,12 @@ impl Session {
             }
             for line in &errors::unlock(&self.header_path, &error).details {
                 output::note(line);
+            }
+            if failed_by(&error, |why| matches!(why, TokenError::PolicyMismatch(_))) {
+                output::note(&format!(
+                    "hint: if the change was yours, bind the TPM anew: luksmith tpm reseal {}",
+                    shell(&self.header_path)
+                ));
             }
             return Ok(None);
         }
@@ -147,11 +154,12 @@ impl Session {
     }
 }
 
-fn wrong_pin(error: &UnlockError) -> bool {
+/// Whether a token failed for this reason.
+fn failed_by(error: &UnlockError, reason: impl Fn(&TokenError) -> bool) -> bool {
     error
         .attempts
         .iter()
-        .any(|attempt| matches!(attempt.outcome, Outcome::Token(TokenError::WrongPin)))
+        .any(|attempt| matches!(&attempt.outcome, Outcome::Token(why) if reason(why)))
 }
 
 /// Who is asked for a PIN: a file, or the person at the terminal, or nobody.

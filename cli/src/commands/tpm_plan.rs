@@ -1,0 +1,288 @@
+//! What a TPM slot shall be bound to: read from the options, said in a sentence, carried out.
+
+use luksmith_crypto::{Passphrase, VolumeKey};
+use luksmith_tpm::token::{Enrolment, NewPin, PolicyFiles, SignedPcrs, enrol, plan_slot};
+use luksmith_tpm::{HashAlg, PcrList, PcrSelection, Tpm, TpmError};
+
+use crate::args::Args;
+use crate::commands::why;
+use crate::errors;
+use crate::hint::Failure;
+use crate::output;
+use crate::passphrase::Source;
+use crate::progress::Progress;
+use crate::prompt;
+use crate::session::Session;
+use crate::tpm_device;
+
+/// What a slot is bound to that opens with nobody there: the state of Secure Boot, and only until the
+/// first volume was opened, so that whatever boots from another disk gets nothing.
+const UNATTENDED: &str = "7+15=0";
+
+/// What is taken when neither PCRs nor a PIN were named.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unsaid {
+    /// PCR 7, as systemd did up to 257.
+    Pcr7,
+    /// A PIN; if none is wanted, [`UNATTENDED`].
+    Pin,
+}
+
+/// What a TPM slot shall be bound to, read from the options before anything is asked or done.
+pub(super) struct TpmPlan {
+    pcrs: PcrList,
+    pin: Option<NewPin>,
+    signed: Option<SignedPcrs>,
+    pcrlock: bool,
+    files: PolicyFiles,
+}
+
+impl TpmPlan {
+    pub(super) fn read(args: &Args, unsaid: Unsaid) -> Result<Self, Failure> {
+        let pcrs = args
+            .text("tpm2-pcrs")
+            .map(|text| parse_pcrs(&text))
+            .transpose()?;
+        let files = tpm_device::policy_files(args);
+        let pcrlock = args.path("tpm2-pcrlock").is_some();
+        let signed = args
+            .path("tpm2-public-key")
+            .is_some()
+            .then(|| signed(args, &files))
+            .transpose()?;
+        let bound = pcrs.is_some() || signed.is_some() || pcrlock;
+        let pin = match args.text("tpm2-with-pin").as_deref() {
+            Some("no" | "false" | "0") => None,
+            Some("direct") => Some(NewPin::Salted),
+            Some(_) => Some(NewPin::default()),
+            // The guided way: nothing said means the safest.
+            None if unsaid == Unsaid::Pin && !bound => Some(NewPin::default()),
+            None => None,
+        };
+        let pcrs = match (pcrs, unsaid) {
+            (Some(pcrs), _) => pcrs,
+            (None, _) if bound || pin.is_some() => PcrList::default(),
+            (None, Unsaid::Pcr7) => parse_pcrs("7")?,
+            (None, Unsaid::Pin) => parse_pcrs(UNATTENDED)?,
+        };
+        if pcrs.pcrs.is_empty() && signed.is_none() && !pcrlock && pin.is_none() {
+            return Err(Failure::usage(
+                "a slot bound to no PCR and no PIN is refused: whoever has the machine would have the key",
+            )
+            .no_disk()
+            .hint("name PCRs with --tpm2-pcrs, or take a PIN with --tpm2-with-pin=yes"));
+        }
+        Ok(Self {
+            pcrs,
+            pin,
+            signed,
+            pcrlock,
+            files,
+        })
+    }
+
+    pub(super) fn in_a_sentence(&self) -> String {
+        let mut conditions: Vec<String> = Vec::new();
+        if self.pin.is_some() {
+            conditions.push("a PIN".into());
+        }
+        let (said, now): (Vec<u8>, Vec<u8>) = self
+            .pcrs
+            .pcrs
+            .iter()
+            .partition(|pcr| self.pcrs.values.contains_key(pcr));
+        if !now.is_empty() {
+            conditions.push(format!("PCR {} as now", listed(&now)));
+        }
+        if !said.is_empty() {
+            conditions.push(format!("PCR {} as it shall be", listed(&said)));
+        }
+        if let Some(signed) = &self.signed {
+            conditions.push(format!("signed values of PCR {}", listed(&signed.pcrs)));
+        }
+        if self.pcrlock {
+            conditions.push("what pcrlock foresees".into());
+        }
+        let end = if self.pin.is_some() {
+            "the machine alone opens nothing"
+        } else {
+            "nobody needs to be there; a stolen disk stays shut, a stolen machine does not"
+        };
+        format!(
+            "The volume will open with this TPM and {}: {end}",
+            conditions.join(", ")
+        )
+    }
+
+    pub(super) fn carry_out(
+        &self,
+        args: &Args,
+        session: &mut Session,
+        key: &VolumeKey,
+    ) -> Result<u8, Failure> {
+        let mut tpm = tpm_device::connect(args)?;
+        let bank = self.bank(args, &mut tpm)?;
+        let pin = match self.pin {
+            None => None,
+            Some(how) => Some((new_pin(args, &mut tpm)?, how)),
+        };
+        let enrolment = Enrolment {
+            bank,
+            pcrs: &self.pcrs.pcrs,
+            values: self.pcrs.values.clone(),
+            pin: pin.as_ref().map(|(pin, how)| (pin, *how)),
+            legacy_primary: false,
+            signed: self.signed.clone(),
+            pcrlock: self.pcrlock,
+            files: self.files.clone(),
+        };
+        bind(args, session, key, &mut tpm, &enrolment).map(|bound| bound.slot)
+    }
+
+    /// The bank that was named, or the strongest of the usual ones that the TPM has.
+    fn bank(&self, args: &Args, tpm: &mut dyn Tpm) -> Result<HashAlg, Failure> {
+        let failed = |error| errors::tpm(&error);
+        let force = args.flag("allow-untouched-pcrs");
+        let bank = match self.pcrs.bank {
+            Some(bank) => bank,
+            None => {
+                let banks = tpm.banks().map_err(failed)?;
+                [HashAlg::Sha256, HashAlg::Sha384, HashAlg::Sha512]
+                    .into_iter()
+                    .find(|bank| banks.contains(bank))
+                    .ok_or_else(|| failed(TpmError::NoSuchBank { bank: "sha256" }))?
+            }
+        };
+        // One that shall be as after a reset is a fuse, and tells no boot from another.
+        let now: Vec<u8> = self
+            .pcrs
+            .pcrs
+            .iter()
+            .copied()
+            .filter(|pcr| !self.pcrs.values.contains_key(pcr))
+            .collect();
+        if now.is_empty() || force {
+            return Ok(bank);
+        }
+        let selection = PcrSelection::new(bank, &now).map_err(failed)?;
+        if tpm.read_pcrs(&selection).map_err(failed)?.is_untouched() {
+            return Err(Failure::usage(
+                "nothing was ever measured into these PCRs, so they tell this boot from no other",
+            )
+            .hint("the firmware does not measure, or not in this bank: take a PIN (--tpm2-with-pin=yes); \
+                   --allow-untouched-pcrs binds to them all the same"));
+        }
+        Ok(bank)
+    }
+}
+
+/// Numbers as a person reads them.
+fn listed(pcrs: &[u8]) -> String {
+    let words: Vec<String> = pcrs.iter().map(u8::to_string).collect();
+    words.join("+")
+}
+
+fn parse_pcrs(text: &str) -> Result<PcrList, Failure> {
+    text.parse()
+        .map_err(|error: TpmError| Failure::usage(error.to_string()).no_disk())
+}
+
+/// `--tpm2-public-key` and its PCRs. The key is believed, so it is said which one it is.
+fn signed(args: &Args, files: &PolicyFiles) -> Result<SignedPcrs, Failure> {
+    let key = files.key().map_err(|error| errors::tpm(&error).no_disk())?;
+    let pcrs = parse_pcrs(args.text("tpm2-public-key-pcrs").as_deref().unwrap_or("11"))?.pcrs;
+    let fingerprint: String = key
+        .fingerprint()
+        .0
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    output::note(&format!(
+        "Values of PCR {} count that are signed by the key {fingerprint}.",
+        listed(&pcrs)
+    ));
+    Ok(SignedPcrs {
+        key,
+        pcrs,
+        purpose: None,
+    })
+}
+
+/// A slot that was bound.
+pub(super) struct Bound {
+    pub(super) slot: u8,
+    /// Whether it was unsealed as it will be when it is used.
+    pub(super) tried: bool,
+}
+
+/// Seals, tries, and writes slot and token.
+pub(super) fn bind(
+    args: &Args,
+    session: &mut Session,
+    key: &VolumeKey,
+    tpm: &mut dyn Tpm,
+    enrolment: &Enrolment<'_>,
+) -> Result<Bound, Failure> {
+    let mut progress = Progress::new(args, &session.header_path, "enroll");
+    progress.stage("sealing to the TPM, and opening again");
+    let enrolled = enrol(tpm, enrolment).map_err(|error| errors::tpm(&error))?;
+    if let Some(why) = enrolled.untried() {
+        output::note(&format!(
+            "note: it could not be tried as it will be used, as the machine is in another state now: {why}"
+        ));
+    }
+    let added = plan_slot(session.header(), key, &enrolled)
+        .map_err(|error| errors::plan(&session.header_path, error))?;
+    session.apply(added.change)?;
+    drop(progress);
+    why::remember(
+        args,
+        session,
+        added.slot,
+        tpm,
+        enrolment.bank,
+        enrolment.pcrs,
+    );
+    output::text(&format!(
+        "New TPM2 token enrolled as key slot {}.\n",
+        added.slot
+    ))?;
+    Ok(Bound {
+        slot: added.slot,
+        tried: enrolled.untried().is_none(),
+    })
+}
+
+/// A new PIN, after it was said what a wrong one costs.
+pub(super) fn new_pin(args: &Args, tpm: &mut dyn Tpm) -> Result<Passphrase, Failure> {
+    let rules = tpm.lockout().map_err(|error| errors::tpm(&error))?.rules;
+    output::note(&format!(
+        "This TPM locks itself after {} wrong PINs and forgets one {}.",
+        rules.max_tries,
+        match rules.forget_one_after_s {
+            0 => "never".to_owned(),
+            seconds => format!("every {}", errors::span(u64::from(seconds))),
+        }
+    ));
+    let pin = match args.path("new-pin-file") {
+        Some(file) => Source::line_of(&file)?,
+        None if prompt::person_there() => {
+            let first = prompt::passphrase("New PIN for the TPM (any characters): ", None)?;
+            let second = prompt::passphrase("The same again: ", None)?;
+            if !first.ct_eq(&second) {
+                return Err(Failure::usage("the two PINs differ"));
+            }
+            Passphrase::new(first)
+        }
+        None => {
+            return Err(
+                Failure::usage("a PIN is needed, and there is no terminal to ask at")
+                    .hint("--new-pin-file reads it from a file"),
+            );
+        }
+    };
+    if pin.is_empty() {
+        return Err(Failure::usage("the PIN is empty"));
+    }
+    Ok(pin)
+}
