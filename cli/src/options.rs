@@ -519,6 +519,24 @@ pub(crate) const OPTIONS: &[Opt] = &[
     )
     .ours(),
     Opt::new(
+        "auto",
+        Nothing,
+        "Bind to the policy of this machine, which tpm update rewrites without a touch of the header",
+    )
+    .ours(),
+    Opt::new(
+        "without-secure-boot",
+        Nothing,
+        "With --auto: bind though any kernel may boot on this machine, and open the volume",
+    )
+    .ours(),
+    Opt::new(
+        "keep",
+        Nothing,
+        "Let the values so far count as well, up to 8 of a PCR",
+    )
+    .ours(),
+    Opt::new(
         "pin-file",
         Path,
         "Read the PIN from the first line of this file",

@@ -80,9 +80,14 @@ impl Source {
         }
     }
 
+    /// A whole file that holds a secret which nobody typed.
+    pub(crate) fn bytes_of(path: &Path) -> Result<SecretBytes, Failure> {
+        Self::key_file(path.to_path_buf(), 0, None).read_file(path)
+    }
+
     /// The first line of a file, without its newline: a PIN is typed elsewhere, where no newline is part of it.
     pub(crate) fn line_of(path: &Path) -> Result<Passphrase, Failure> {
-        let mut bytes = Self::key_file(path.to_path_buf(), 0, None).read_file(path)?;
+        let mut bytes = Self::bytes_of(path)?;
         let end = bytes.expose().iter().position(|byte| *byte == b'\n');
         bytes.truncate(end.unwrap_or(bytes.len()));
         Ok(Passphrase::new(bytes))

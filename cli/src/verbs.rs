@@ -457,6 +457,8 @@ pub(crate) const VERBS: &[Verb] = &[
         about: "Have the TPM open the volume: with a PIN, or bound to PCRs",
         more: "With --tpm2-with-pin=no, and no PCRs named, it opens with nobody there: bound to PCR 7 \
                (Secure Boot) and to PCR 15 as it is until an initramfs of ours has opened a volume. \
+               With --auto it is bound to the policy of this machine, in an NV index of the TPM: \
+               after an update that changed PCRs, tpm update rewrites that. \
                Makes a recovery key first, unless there is one, and shows it once. What is sealed \
                is unsealed again before anything is written. The token is systemd's own: \
                systemd-cryptsetup opens it, too.",
@@ -471,6 +473,8 @@ pub(crate) const VERBS: &[Verb] = &[
                 "allow-null-cipher",
                 "unlock-tpm2-device",
                 "no-recovery-key",
+                "auto",
+                "without-secure-boot",
                 "progress-json",
                 "progress-frequency",
             ],
@@ -539,6 +543,17 @@ pub(crate) const VERBS: &[Verb] = &[
         ],
         hidden: false,
         run: c::tpm::reseal,
+    },
+    Verb {
+        name: "tpm update",
+        also: &[],
+        about: "Rewrite the policy of this machine: the PCRs as they are now",
+        more: "No header is touched, and slots that are bound to it (tpm enroll --auto) open by the \
+               new values; by the old ones nothing opens any more, not even an old copy of a header.",
+        positionals: &[],
+        options: &[&["tpm2-device", "state-directory", "keep"]],
+        hidden: false,
+        run: c::machine_policy::update,
     },
     Verb {
         name: "tpm status",

@@ -1,7 +1,7 @@
 //! Boots the disk image of `vm-images/root-image` and talks to it over the serial console.
 //!
-//! One [`Image`] is built per test run; a [`Machine`] is one boot of it. The disks of an image keep
-//! what a boot wrote, as a real machine's do.
+//! The image is built once for each state of the program and of the recipe; an [`Image`] is a copy of it,
+//! a [`Machine`] one boot. The disks of an image keep what a boot wrote, as a real machine's do.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -21,7 +21,7 @@ pub struct Image {
 }
 
 impl Image {
-    /// Builds it.
+    /// Builds it, unless it is there.
     ///
     /// # Panics
     /// If the recipe fails.
@@ -29,15 +29,13 @@ impl Image {
     pub fn build() -> Self {
         let turn = crate::vm::half_a_turn();
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let done = Command::new(crate::project().join("vm-images/root-image"))
-            .arg("--bin")
-            .arg(crate::vm::luksmith())
-            .arg("--out")
+        let copied = Command::new("cp")
+            .args(["--recursive", "--sparse=always", "--no-target-directory"])
+            .arg(built())
             .arg(folder.path())
-            .output()
-            .expect("vm-images/root-image starts");
-        let said = String::from_utf8_lossy(&done.stderr);
-        assert!(done.status.success(), "vm-images/root-image: {said}");
+            .status()
+            .expect("cp starts");
+        assert!(copied.success(), "the image cannot be copied");
         Self {
             folder,
             _turn: turn,
@@ -201,6 +199,50 @@ impl Image {
             looked_at: 0,
         }
     }
+}
+
+/// The folder with the image of this program and this recipe, which is built if it is not there.
+fn built() -> PathBuf {
+    let images = crate::vm::target().join("boot-images");
+    fs::create_dir_all(&images).expect("a folder for the images");
+    let lock = File::create(images.join("lock")).expect("the lock file");
+    lock.lock().expect("the lock");
+    let image = images.join(state());
+    if image.exists() {
+        return image;
+    }
+    // Those of other states are of no use any more.
+    for old in fs::read_dir(&images).expect("the folder").flatten() {
+        let _ = fs::remove_dir_all(old.path());
+    }
+    let unfinished = images.join("unfinished");
+    let done = Command::new(crate::project().join("vm-images/root-image"))
+        .arg("--bin")
+        .arg(crate::vm::luksmith())
+        .arg("--out")
+        .arg(&unfinished)
+        .output()
+        .expect("vm-images/root-image starts");
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "vm-images/root-image: {said}");
+    fs::rename(&unfinished, &image).expect("the image is finished");
+    image
+}
+
+/// A digest of all that the image is made of, but for the packages.
+fn state() -> String {
+    let script = r#"
+        { sha256sum <"$1"
+          find vm-images/root-image vm-images/root-tree vm-images/manifest vm-images/cache/*/lock boot udev -type f |
+              LC_ALL=C sort | xargs sha256sum; } | sha256sum | cut -c1-16"#;
+    let done = Command::new("sh")
+        .args(["-euc", script, "sh"])
+        .arg(crate::vm::luksmith())
+        .current_dir(crate::project())
+        .output()
+        .expect("sh starts");
+    assert!(done.status.success(), "no digest of the image");
+    String::from_utf8_lossy(&done.stdout).trim().to_owned()
 }
 
 /// How a machine is booted.

@@ -343,7 +343,7 @@ pub(crate) fn half_a_turn() -> [File; 2] {
     }
 }
 
-fn target() -> PathBuf {
+pub(crate) fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(
         || crate::project().join("target"),
         |folder| crate::project().join(folder),

@@ -497,6 +497,100 @@ fn an_unattended_slot_opens_only_before_a_volume_is_open() {
     run(&open).expect(0, "in the next initramfs");
 }
 
+/// The policy of the machine is rewritten, and no header: what was, is over also for copies of the header.
+#[test]
+fn the_policy_of_the_machine_changes_without_a_touch_of_the_header() {
+    let Bench { folder, mut swtpm } = Bench::new();
+    let device = format!("--tpm2-device={}", swtpm.address());
+    let run = |args: &[&str]| {
+        let mut all = args.to_vec();
+        all.push(&device);
+        luksmith(folder.path(), &all, b"")
+    };
+    let extend = |swtpm: &Swtpm, pcr: u8| {
+        Native::over(swtpm.connect())
+            .extend_pcr(HashAlg::Sha256, pcr, &[pcr + 1; 32])
+            .expect("an extend");
+    };
+    let state = "--state-directory=state";
+    let enroll = [
+        "tpm",
+        "enroll",
+        "volume",
+        "--key-file",
+        "key",
+        "--auto",
+        "--no-recovery-key",
+        state,
+    ];
+    if !Path::new("/sys/firmware/efi/efivars").exists() {
+        let refused = run(&enroll).expect(1, "no Secure Boot");
+        assert!(
+            err(&refused).contains("any kernel could boot"),
+            "{}",
+            err(&refused)
+        );
+        assert!(!folder.path().join("state").exists(), "nothing was made");
+    }
+    extend(&swtpm, 15);
+    let mut forced = enroll.to_vec();
+    forced.push("--without-secure-boot");
+    run(&forced).expect(0, "tpm enroll --auto");
+    let before = std::fs::read(folder.path().join("volume")).expect("the volume");
+    let open = [
+        "open",
+        "--test-passphrase",
+        "volume",
+        "--token-only",
+        "--tpm2-pcrlock=state/policy.json",
+    ];
+    run(&open).expect(2, "a volume is open");
+    swtpm.restart();
+    extend(&swtpm, 7);
+    run(&open).expect(0, "the next boot");
+
+    // An update of the firmware.
+    swtpm.restart();
+    extend(&swtpm, 7);
+    extend(&swtpm, 7);
+    let shut = run(&open).expect(2, "another firmware");
+    assert!(err(&shut).contains("does not foresee"), "{}", err(&shut));
+    let old = std::fs::read(folder.path().join("state/policy.json")).expect("the policy");
+    extend(&swtpm, 15);
+    let told = run(&["tpm", "update", state]).expect(0, "tpm update");
+    assert!(out(&told).contains("new values of PCR 7"), "{}", out(&told));
+    swtpm.restart();
+    extend(&swtpm, 7);
+    extend(&swtpm, 7);
+    run(&open).expect(0, "the next boot");
+    let after = std::fs::read(folder.path().join("volume")).expect("the volume");
+    assert!(before == after, "no header was touched");
+
+    // The old firmware and the old policy, put back: over.
+    swtpm.restart();
+    extend(&swtpm, 7);
+    std::fs::write(folder.path().join("old.json"), old).expect("written");
+    let open_by_old = [
+        "open",
+        "--test-passphrase",
+        "volume",
+        "--token-only",
+        "--tpm2-pcrlock=old.json",
+    ];
+    let stale = run(&open_by_old);
+    assert_ne!(stale.code, 0, "the old policy");
+    // Unless both were wanted.
+    run(&["tpm", "update", "--keep", state]).expect(0, "tpm update --keep");
+    run(&open).expect(0, "the old firmware");
+    extend(&swtpm, 7);
+    run(&open).expect(0, "and the new one");
+    extend(&swtpm, 7);
+    run(&open).expect(2, "and no other");
+    let reseal = ["tpm", "reseal", "volume", "--key-file", "key", state];
+    let told = run(&reseal).expect(1, "it is the policy that is rewritten");
+    assert!(err(&told).contains("luksmith tpm update"), "{}", err(&told));
+}
+
 /// By a key that signs, as systemd-measure has it; PCR 11 is what the boot stub measures a kernel into.
 #[test]
 fn a_slot_with_signed_values_opens_where_they_are_signed() {

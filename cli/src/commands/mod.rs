@@ -17,6 +17,7 @@ pub(crate) mod generator;
 pub(crate) mod header;
 pub(crate) mod is_luks;
 pub(crate) mod list;
+pub(crate) mod machine_policy;
 pub(crate) mod man;
 pub(crate) mod open;
 mod recovery_key;

@@ -209,6 +209,14 @@ fn obstacle(token: &SystemdTpm2, tpm: &mut dyn Tpm, files: &PolicyFiles) -> Resu
 pub(crate) fn reseal(args: &Args) -> Result<(), Failure> {
     let mut session = Session::change(args)?;
     let (number, slots, token) = the_token(args, &session)?;
+    if token.pcrlock.is_some() && token.pcrs.is_empty() {
+        return Err(Failure::usage(
+            "the slot is bound to a policy in the TPM: that is rewritten, and the slot stays as it is",
+        )
+        .hint("by the program that made it, this one or systemd's")
+        .command("luksmith tpm update")
+        .command("systemd-pcrlock make-policy"));
+    }
     let key = session
         .volume_key(args, None, Target::Data, Tokens::WhenAsked)?
         .key;

@@ -5,7 +5,7 @@ use luksmith_tpm::token::{Enrolment, NewPin, PolicyFiles, SignedPcrs, enrol, pla
 use luksmith_tpm::{HashAlg, PcrList, PcrSelection, Tpm, TpmError};
 
 use crate::args::Args;
-use crate::commands::why;
+use crate::commands::{machine_policy, why};
 use crate::errors;
 use crate::hint::Failure;
 use crate::output;
@@ -34,6 +34,8 @@ pub(super) struct TpmPlan {
     pin: Option<NewPin>,
     signed: Option<SignedPcrs>,
     pcrlock: bool,
+    /// The PCRs of the policy of this machine, where the slot is bound to that.
+    machine: Option<PcrList>,
     files: PolicyFiles,
 }
 
@@ -44,7 +46,19 @@ impl TpmPlan {
             .map(|text| parse_pcrs(&text))
             .transpose()?;
         let files = tpm_device::policy_files(args);
-        let pcrlock = args.path("tpm2-pcrlock").is_some();
+        let auto = args.flag("auto");
+        if auto && args.path("tpm2-pcrlock").is_some() {
+            return Err(Failure::usage(
+                "one policy is enough: --auto and --tpm2-pcrlock exclude each other",
+            )
+            .no_disk());
+        }
+        let (machine, pcrs) = match (auto, pcrs) {
+            (true, Some(pcrs)) if !pcrs.pcrs.is_empty() => (Some(pcrs), None),
+            (true, _) => (Some(parse_pcrs(UNATTENDED)?), None),
+            (false, pcrs) => (None, pcrs),
+        };
+        let pcrlock = auto || args.path("tpm2-pcrlock").is_some();
         let signed = args
             .path("tpm2-public-key")
             .is_some()
@@ -77,6 +91,7 @@ impl TpmPlan {
             pin,
             signed,
             pcrlock,
+            machine,
             files,
         })
     }
@@ -100,8 +115,10 @@ impl TpmPlan {
         if let Some(signed) = &self.signed {
             conditions.push(format!("signed values of PCR {}", listed(&signed.pcrs)));
         }
-        if self.pcrlock {
-            conditions.push("what pcrlock foresees".into());
+        match &self.machine {
+            Some(_) => conditions.push("the policy of this machine".into()),
+            None if self.pcrlock => conditions.push("what pcrlock foresees".into()),
+            None => {}
         }
         let end = if self.pin.is_some() {
             "the machine alone opens nothing"
@@ -122,6 +139,10 @@ impl TpmPlan {
     ) -> Result<u8, Failure> {
         let mut tpm = tpm_device::connect(args)?;
         let bank = self.bank(args, &mut tpm)?;
+        let mut files = self.files.clone();
+        if let Some(pcrs) = &self.machine {
+            files = files.with_pcrlock(machine_policy::provide(args, &mut tpm, bank, pcrs)?);
+        }
         let pin = match self.pin {
             None => None,
             Some(how) => Some((new_pin(args, &mut tpm)?, how)),
@@ -134,7 +155,7 @@ impl TpmPlan {
             legacy_primary: false,
             signed: self.signed.clone(),
             pcrlock: self.pcrlock,
-            files: self.files.clone(),
+            files,
         };
         bind(args, session, key, &mut tpm, &enrolment).map(|bound| bound.slot)
     }
@@ -143,7 +164,8 @@ impl TpmPlan {
     fn bank(&self, args: &Args, tpm: &mut dyn Tpm) -> Result<HashAlg, Failure> {
         let failed = |error| errors::tpm(&error);
         let force = args.flag("allow-untouched-pcrs");
-        let bank = match self.pcrs.bank {
+        let pcrs = self.machine.as_ref().unwrap_or(&self.pcrs);
+        let bank = match pcrs.bank {
             Some(bank) => bank,
             None => {
                 let banks = tpm.banks().map_err(failed)?;
@@ -154,12 +176,11 @@ impl TpmPlan {
             }
         };
         // One that shall be as after a reset is a fuse, and tells no boot from another.
-        let now: Vec<u8> = self
-            .pcrs
+        let now: Vec<u8> = pcrs
             .pcrs
             .iter()
             .copied()
-            .filter(|pcr| !self.pcrs.values.contains_key(pcr))
+            .filter(|pcr| !pcrs.values.contains_key(pcr))
             .collect();
         if now.is_empty() || force {
             return Ok(bank);
@@ -177,7 +198,7 @@ impl TpmPlan {
 }
 
 /// Numbers as a person reads them.
-fn listed(pcrs: &[u8]) -> String {
+pub(super) fn listed(pcrs: &[u8]) -> String {
     let words: Vec<String> = pcrs.iter().map(u8::to_string).collect();
     words.join("+")
 }

@@ -89,10 +89,14 @@ pub(super) fn remember(
     }
 }
 
+/// Where this machine keeps what it knows of its volumes.
+pub(super) fn state_folder(args: &Args) -> PathBuf {
+    args.path("state-directory").unwrap_or_else(|| STATE.into())
+}
+
 fn memory(args: &Args, session: &Session, slot: u8) -> PathBuf {
     let uuid = session.header().uuid();
-    args.path("state-directory")
-        .unwrap_or_else(|| STATE.into())
+    state_folder(args)
         .join("measured")
         // A UUID comes from a disk and must not lead anywhere.
         .join(format!("{}-{slot}.json", uuid.replace(['/', '.'], "_")))

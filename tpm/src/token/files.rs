@@ -13,6 +13,7 @@ use super::pcrlock::PcrlockPolicy;
 use super::policy_key::PolicyKey;
 use super::signatures::PcrSignatures;
 use crate::error::TpmError;
+use crate::wire::NvPublic;
 
 /// Longest file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -29,6 +30,8 @@ const SIGNED_FOLDERS: &[&str] = &[
     "/.extra",
 ];
 const PCRLOCK_FOLDERS: &[&str] = &["/run/systemd", "/var/lib/systemd"];
+/// The policy that luksmith makes for this machine, in the same form.
+pub const MACHINE_POLICY: &str = "/var/lib/luksmith/policy.json";
 
 /// Where signatures over PCR values, their key and the policy of `systemd-pcrlock` are looked for:
 /// the first file that is there counts.
@@ -42,7 +45,7 @@ pub struct PolicyFiles {
 impl Default for PolicyFiles {
     /// systemd's places: `tpm2-pcr-signature.json` and `tpm2-pcr-public-key.pem` in
     /// `/etc/systemd`, `/run/systemd`, `/usr/local/lib/systemd`, `/usr/lib/systemd` and `/.extra`;
-    /// `pcrlock.json` in `/run/systemd` and `/var/lib/systemd`.
+    /// `pcrlock.json` in `/run/systemd` and `/var/lib/systemd`; then [`MACHINE_POLICY`].
     fn default() -> Self {
         let within = |folders: &[&str], name| {
             let paths = folders.iter().map(|folder| Path::new(folder).join(name));
@@ -51,7 +54,11 @@ impl Default for PolicyFiles {
         Self {
             signatures: within(SIGNED_FOLDERS, SIGNATURES),
             key: within(SIGNED_FOLDERS, KEY),
-            pcrlock: within(PCRLOCK_FOLDERS, PCRLOCK),
+            pcrlock: {
+                let mut paths = within(PCRLOCK_FOLDERS, PCRLOCK);
+                paths.push(MACHINE_POLICY.into());
+                paths
+            },
         }
     }
 }
@@ -101,6 +108,19 @@ impl PolicyFiles {
     /// Those of [`PolicyFiles::signatures`].
     pub fn pcrlock(&self) -> Result<PcrlockPolicy, TpmError> {
         PcrlockPolicy::parse(&first(PCRLOCK, &self.pcrlock)?)
+    }
+
+    /// Reads the policy that was made for this index: several programs may have made one.
+    pub(super) fn pcrlock_in(&self, index: &NvPublic) -> Result<PcrlockPolicy, TpmError> {
+        for path in &self.pcrlock {
+            let only = std::slice::from_ref(path);
+            match first(PCRLOCK, only).and_then(|bytes| PcrlockPolicy::parse(&bytes)) {
+                Ok(policy) if policy.index() == Some(index) => return Ok(policy),
+                // What is wrong with it is told by the reading below, if no other fits.
+                Ok(_) | Err(_) => {}
+            }
+        }
+        self.pcrlock()
     }
 }
 

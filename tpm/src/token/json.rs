@@ -3,6 +3,8 @@
 //! Strict where it matters and past what is unknown: members that nobody here knows are left
 //! alone, as these formats ask.
 
+use std::fmt::Write as _;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::Value;
@@ -70,6 +72,14 @@ pub(super) fn hex(text: &str, len: usize) -> Option<Vec<u8>> {
         .step_by(2)
         .map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok())
         .collect()
+}
+
+/// Hexadecimal digits.
+pub(super) fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("a String takes what it gets");
+        text
+    })
 }
 
 /// A PCR's number.

@@ -19,6 +19,7 @@
 
 mod enrol;
 mod files;
+mod index;
 mod json;
 mod pcrlock;
 mod pin;
@@ -30,7 +31,8 @@ mod unlock;
 mod write;
 
 pub use enrol::{Enrolled, Enrolment, NewPin, enrol, plan_slot};
-pub use files::PolicyFiles;
+pub use files::{MACHINE_POLICY, PolicyFiles};
+pub use index::define_index;
 pub use pcrlock::{Pcrlock, PcrlockPolicy};
 pub use policy_key::PolicyKey;
 pub use signatures::{PcrSignatures, SignedPcrs};

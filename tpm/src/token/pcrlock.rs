@@ -34,10 +34,10 @@ pub struct Pcrlock {
 /// What `pcrlock.json` says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PcrlockPolicy {
-    bank: HashAlg,
+    pub(super) bank: HashAlg,
     /// The values that each PCR may have: 1 to 8.
-    allowed: BTreeMap<u8, Vec<Vec<u8>>>,
-    index: Option<NvPublic>,
+    pub(super) allowed: BTreeMap<u8, Vec<Vec<u8>>>,
+    pub(super) index: Option<NvPublic>,
 }
 
 impl PcrlockPolicy {
@@ -151,6 +151,12 @@ impl PcrlockPolicy {
         self.foreseen(|pcr| at(pcr).unwrap_or_default())
     }
 
+    /// What an index holds in which this policy is in force.
+    pub(super) fn contents(&self) -> Result<Vec<u8>, TpmError> {
+        let digest = Policy::new(self.foreseen(|_| 0)?).digest()?;
+        Ok([&HashAlg::Sha256.id().to_be_bytes()[..], &digest.0].concat())
+    }
+
     /// Whether the index is the one, and holds this policy.
     pub(super) fn check_index(&self, tpm: &mut dyn Tpm, index: &NvPublic) -> Result<(), TpmError> {
         let handle = index.index;
@@ -159,10 +165,8 @@ impl PcrlockPolicy {
                 detail: format!("NV index {handle:#010x} is another one"),
             });
         }
-        let digest = Policy::new(self.foreseen(|_| 0)?).digest()?;
-        let expected = [&HashAlg::Sha256.id().to_be_bytes()[..], &digest.0].concat();
         let contents = tpm.nv_read(handle, &NvAuth::Owner)?;
-        if contents.expose() != expected {
+        if contents.expose() != self.contents()? {
             return Err(TpmError::StalePolicy { index: handle });
         }
         Ok(())

@@ -164,7 +164,7 @@ impl Settled<'_> {
                 Err(TpmError::BadSignature)
             }
             Self::Pcrlock(index) => {
-                let mut assertions = files.pcrlock()?.fulfilled(tpm, index)?;
+                let mut assertions = files.pcrlock_in(index)?.fulfilled(tpm, index)?;
                 assertions.push(authorized(index));
                 assertions.extend_from_slice(tail);
                 let policy = Policy::new(assertions);

@@ -1,11 +1,10 @@
 //! A token written, so that systemd reads it.
 
-use std::fmt::Write as _;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Map, Value};
 
+use super::json::to_hex;
 use super::read::SERIALISED_KEY;
 use super::{KIND, Pin, SystemdTpm2, pcrlock};
 use crate::error::TpmError;
@@ -58,7 +57,7 @@ impl SystemdTpm2 {
             }
         };
         set("tpm2-primary-alg", kind.into());
-        let policies = self.policies.iter().map(|policy| hex(&policy.0));
+        let policies = self.policies.iter().map(|policy| to_hex(&policy.0));
         set("tpm2-policy-hash", one_or_all(policies));
         set("tpm2-pin", self.pin.is_needed().into());
         match &self.pin {
@@ -117,11 +116,4 @@ fn one_or_all(texts: impl Iterator<Item = String>) -> Value {
         1 => texts.remove(0).into(),
         _ => texts.into(),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("a String takes what it gets");
-        text
-    })
 }
