@@ -2,7 +2,7 @@
 //!
 //! A PCR tells that something changed, the log tells what. It is not trusted: whoever owns the
 //! running system can write any log. Only [`EventLog::explain`] ties it to what the TPM holds, and
-//! [`predict`] refuses where that fails.
+//! [`predict()`] refuses where that fails.
 //!
 //! ```text
 //! EventLog::parse          binary.rs        TCG's two formats; add_userspace: userspace.rs
