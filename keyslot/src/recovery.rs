@@ -57,7 +57,7 @@ pub fn as_recovery_key(typed: &Passphrase) -> Result<Option<Passphrase>, CryptoE
 /// Plans a slot for a recovery key, with its token, in one commit.
 ///
 /// # Errors
-/// Those of [`add`](crate::add); no room for a token.
+/// Those of [`add()`](crate::add()); no room for a token.
 pub fn plan_recovery(
     header: &Header,
     key: &VolumeKey,
