@@ -15,7 +15,7 @@
 //!       → VolumeKey::verified   (luksmith-crypto: nothing is a volume key before its digest fits)
 //! ```
 //!
-//! * **[`unlock`]** walks the slots: `prefer` first, then `normal`; `ignore` only when named.
+//! * **[`unlock()`]** walks the slots: `prefer` first, then `normal`; `ignore` only when named.
 //! * **[`unlock_by_tokens`]** does the same for tokens, through the trait [`TokenUnlock`].
 //! * **[`verify_volume_key`]** takes the volume key itself (`--volume-key-file`).
 //! * **[`open_slot`]** is one try; every other way ends here.
@@ -24,9 +24,9 @@
 //!
 //! | verb | function | order on the disk |
 //! |---|---|---|
-//! | add a key | [`add`], [`add_with`], [`add_unbound`], [`plan_recovery`] | key area, barrier, header |
-//! | new passphrase or new KDF for a slot | [`change`] | new key area, barrier, header, wipe of the old area |
-//! | remove slots | [`remove`], [`remove_all_of`] | header without the slot, wipe of its area |
+//! | add a key | [`add()`], [`add_with`], [`add_unbound`], [`plan_recovery`] | key area, barrier, header |
+//! | new passphrase or new KDF for a slot | [`change()`] | new key area, barrier, header, wipe of the old area |
+//! | remove slots | [`remove()`], [`remove_all_of`] | header without the slot, wipe of its area |
 //! | remove all | [`erase`] | the same for every slot |
 //! | priority | [`set_priority`] | header |
 //! | new volume | [`plan_format`] | wipe, key area, barrier, header |

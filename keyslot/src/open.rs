@@ -70,7 +70,7 @@ pub fn open_slot(
 ///
 /// # Errors
 /// [`UnlockErrorKind::WrongVolumeKey`] if it fits no digest of this header; the refusals of
-/// [`unlock`](crate::unlock) for requirements and null ciphers.
+/// [`unlock()`](crate::unlock()) for requirements and null ciphers.
 pub fn verify_volume_key(
     header: &Header,
     candidate: SecretBytes,
