@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use luksmith_crypto::SecretBytes;
 use nix::cmsg_space;
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials,
     bind, recvmsg, setsockopt, socket, sockopt,
@@ -21,7 +21,7 @@ use nix::sys::socket::{
 use nix::time::{ClockId, clock_gettime};
 
 use crate::hint::Failure;
-use crate::prompt::TYPED_MAX;
+use crate::prompt::{TYPED_MAX, time_left};
 
 /// Where agents look for questions.
 const FOLDER: &str = "/run/systemd/ask-password";
@@ -118,16 +118,8 @@ impl Question {
     /// Waits for an answer; `false`: it is too late.
     fn answered(&self, end: Option<Instant>) -> io::Result<bool> {
         loop {
-            let limit = match end {
-                None => PollTimeout::NONE,
-                Some(end) => {
-                    let left = end.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return Ok(false);
-                    }
-                    PollTimeout::try_from(left.min(Duration::from_secs(3600)))
-                        .unwrap_or(PollTimeout::MAX)
-                }
+            let Some(limit) = time_left(end) else {
+                return Ok(false);
             };
             match poll(
                 &mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)],

@@ -224,6 +224,16 @@ enum Ready {
     Signal(Signal),
 }
 
+/// How long one poll may wait; `None`: the time is over.
+pub(crate) fn time_left(end: Option<Instant>) -> Option<PollTimeout> {
+    let Some(end) = end else {
+        return Some(PollTimeout::NONE);
+    };
+    let left = end.saturating_duration_since(Instant::now());
+    let most = left.min(Duration::from_secs(3600));
+    (!left.is_zero()).then(|| PollTimeout::try_from(most).unwrap_or(PollTimeout::MAX))
+}
+
 /// Waits for input, a signal, or the end of the time (`None`).
 fn wait(
     input: BorrowedFd<'_>,
@@ -231,16 +241,8 @@ fn wait(
     end: Option<Instant>,
 ) -> Result<Option<Ready>, Failure> {
     loop {
-        let limit = match end {
-            None => PollTimeout::NONE,
-            Some(end) => {
-                let left = end.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    return Ok(None);
-                }
-                PollTimeout::try_from(left.min(Duration::from_secs(3600)))
-                    .unwrap_or(PollTimeout::MAX)
-            }
+        let Some(limit) = time_left(end) else {
+            return Ok(None);
         };
         let mut fds = vec![PollFd::new(input, PollFlags::POLLIN)];
         if let Some(wake) = wake {

@@ -49,9 +49,7 @@ impl Bench {
     }
 
     fn extend(&self, pcr: u8) {
-        Native::over(self.swtpm.connect())
-            .extend_pcr(HashAlg::Sha256, pcr, &[pcr + 1; 32])
-            .expect("an extend");
+        extend(&self.swtpm, pcr);
     }
 
     /// The program, with the address of the TPM.
@@ -91,6 +89,13 @@ impl Bench {
             .map(|(_, factor)| factor)
             .collect()
     }
+}
+
+/// Measures something, always the same, into a PCR.
+fn extend(swtpm: &Swtpm, pcr: u8) {
+    Native::over(swtpm.connect())
+        .extend_pcr(HashAlg::Sha256, pcr, &[pcr + 1; 32])
+        .expect("an extend");
 }
 
 fn out(ended: &Ended) -> String {
@@ -453,11 +458,6 @@ fn an_unattended_slot_opens_only_before_a_volume_is_open() {
         all.push(&device);
         luksmith(folder.path(), &all, b"")
     };
-    let extend = |swtpm: &Swtpm, pcr: u8| {
-        Native::over(swtpm.connect())
-            .extend_pcr(HashAlg::Sha256, pcr, &[pcr + 1; 32])
-            .expect("an extend");
-    };
     // The system runs, its volumes are open.
     extend(&swtpm, 15);
     let enroll = [
@@ -506,11 +506,6 @@ fn the_policy_of_the_machine_changes_without_a_touch_of_the_header() {
         let mut all = args.to_vec();
         all.push(&device);
         luksmith(folder.path(), &all, b"")
-    };
-    let extend = |swtpm: &Swtpm, pcr: u8| {
-        Native::over(swtpm.connect())
-            .extend_pcr(HashAlg::Sha256, pcr, &[pcr + 1; 32])
-            .expect("an extend");
     };
     let state = "--state-directory=state";
     let enroll = [
@@ -589,6 +584,11 @@ fn the_policy_of_the_machine_changes_without_a_touch_of_the_header() {
     let reseal = ["tpm", "reseal", "volume", "--key-file", "key", state];
     let told = run(&reseal).expect(1, "it is the policy that is rewritten");
     assert!(err(&told).contains("luksmith tpm update"), "{}", err(&told));
+    // Its file lost, its secret is not overwritten: it is the only way to the index.
+    let lost = folder.path().join("state/policy.json");
+    std::fs::remove_file(&lost).expect("it was there");
+    let refused = run(&forced).expect(1, "the secret is there");
+    assert!(err(&refused).contains("is missing"), "{}", err(&refused));
 }
 
 /// By a key that signs, as systemd-measure has it; PCR 11 is what the boot stub measures a kernel into.

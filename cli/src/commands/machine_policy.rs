@@ -71,12 +71,24 @@ pub(super) fn provide(
         .mode(0o700)
         .create(&folder)
         .map_err(failed)?;
+    if folder.join(SECRET).exists() {
+        return Err(Failure::usage(format!(
+            "{} is missing, but the secret of its index is there: slots may still be bound to it",
+            shell(&file)
+        ))
+        .hint("put the file back, or remove the secret if no slot is bound to the policy any more")
+        .command(format!("rm {}", shell(folder.join(SECRET)))));
+    }
     let secret = SecretBytes::random(SECRET_BYTES).map_err(errors::crypto)?;
     // Before the index: one that nobody can write to would be of no use.
     write(&folder.join(SECRET), secret.expose()).map_err(failed)?;
     let tpm_failed = |error: TpmError| errors::tpm(&error);
     let proof = AuthValue::new(secret).map_err(errors::crypto)?;
-    let index = define_index(tpm, &proof).map_err(tpm_failed)?;
+    let index = define_index(tpm, &proof).map_err(|error| {
+        // Of no index: the next attempt makes its own.
+        let _ = fs::remove_file(folder.join(SECRET));
+        tpm_failed(error)
+    })?;
     let values = present(tpm, bank, &pcrs.pcrs, &pcrs.values)?;
     let values = values.into_iter().map(|(pcr, value)| (pcr, vec![value]));
     let policy = PcrlockPolicy::new(bank, values.collect(), index).map_err(tpm_failed)?;
