@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use luksmith_tpm::IDENTITY_PCR;
 
+use crate::session::Demand;
+
 /// A volume of the table.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
@@ -40,6 +42,8 @@ pub(crate) struct Entry {
     pub tpm_pcrlock: Option<PathBuf>,
     /// `fixate-volume-key=`: the volume key has this fingerprint, or the volume is another one.
     pub fingerprint: Option<String>,
+    /// `header-mac=`: what the header must have.
+    pub header_mac: Demand,
     /// `tpm2-measure-pcr=`: the PCR that the volume key is measured into; outer none: not said.
     pub measure: Option<Option<u8>>,
     /// `token-timeout=`: how long that TPM may take to appear.
@@ -153,6 +157,7 @@ fn entry(name: &str, source: &str, key: &str, options: &[&str]) -> Result<Entry,
         tpm_signature: None,
         tpm_pcrlock: None,
         fingerprint: None,
+        header_mac: Demand::Nothing,
         measure: None,
         token_timeout: TOKEN_TIMEOUT,
         headless: false,
@@ -188,6 +193,12 @@ fn entry(name: &str, source: &str, key: &str, options: &[&str]) -> Result<Entry,
                 let hex = value.len() == 64 && value.bytes().all(|b| b.is_ascii_hexdigit());
                 entry.fingerprint =
                     Some(hex.then(|| value.to_ascii_lowercase()).ok_or_else(wrong)?);
+            }
+            "header-mac" => {
+                entry.header_mac = match Demand::read(Some(&value)) {
+                    Demand::Nothing => return Err(wrong()),
+                    demand => demand,
+                };
             }
             "tpm2-measure-pcr" => {
                 entry.measure = Some(match (flag(&value), value.parse()) {
@@ -371,10 +382,16 @@ mod tests {
         let measure =
             |value| one(&format!("a /dev/x none luksmith,tpm2-measure-pcr={value}")).measure;
         assert_eq!((measure("no"), measure("11")), (Some(None), Some(Some(11))));
+        let demand = |value| one(&format!("a /dev/x none luksmith{value}")).header_mac;
+        assert_eq!(demand(""), Demand::Nothing);
+        assert_eq!(demand(",header-mac=required"), Demand::Mac);
+        assert_eq!(demand(",header-mac=counter"), Demand::Counter);
         for wrong in [
             "fixate-volume-key=12",
             "tpm2-measure-pcr=24",
             "tpm2-measure-pcr=some",
+            "header-mac=no",
+            "header-mac",
         ] {
             assert!(refused(&format!("a /dev/x none luksmith,{wrong}")).contains("understood"));
         }

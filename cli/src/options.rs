@@ -390,6 +390,20 @@ pub(crate) const OPTIONS: &[Opt] = &[
          only for an initramfs",
     )
     .ours(),
+    Opt::new(
+        "header-mac",
+        OneOf(crate::session::DEMANDS),
+        "Open only a header with the right MAC (required), also tied to a counter of the TPM (counter); \
+         see header bless",
+    )
+    .ours(),
+    Opt::new(
+        "accept-changed-header",
+        Nothing,
+        "Open though the header was changed, or put back, since it was blessed",
+    )
+    .ours(),
+    Opt::new("remove", Nothing, "Take the MAC out of the header").ours(),
     Opt::new("crypttab", Path, "Read this table [default: /etc/crypttab]").ours(),
     Opt::new(
         "persistent",

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use luksmith_crypto::{AllowNull, Passphrase};
+use luksmith_crypto::{AllowNull, MacKey, Passphrase};
 use luksmith_keyslot::{
     OpenLimits, Target, UnlockError, UnlockErrorKind, Unlocked, Which, as_recovery_key,
 };
-use luksmith_luks2::{Area, Change, Header, Metadata};
+use luksmith_luks2::{Area, Header, Metadata};
+use luksmith_tpm::Address;
 use luksmith_volume::{
     Access, BlockDevice, FileDevice, HeaderStore, LockMode, Locking, VolumePlan,
 };
@@ -18,9 +19,12 @@ use crate::hint::{Failure, shell};
 use crate::output;
 use crate::passphrase::{self, Source};
 use crate::prompt;
+use crate::tpm_device;
 
+mod blessed;
 mod by_token;
 
+pub(crate) use blessed::{DEMANDS, Demand};
 pub(crate) use by_token::Tokens;
 
 /// A volume whose header is loaded.
@@ -31,6 +35,10 @@ pub(crate) struct Session {
     pub data_path: PathBuf,
     store: HeaderStore<FileDevice>,
     limits: OpenLimits,
+    /// The key for the MAC over the header, once the volume key was known.
+    mac_key: Option<MacKey>,
+    /// The TPM whose counter the header names.
+    tpm: Option<Address>,
 }
 
 impl Session {
@@ -62,12 +70,18 @@ impl Session {
                 shell(&header_path),
             ));
         }
-        Ok(Self {
+        let mut session = Self {
             header_path,
             data_path,
             store,
             limits: limits(args),
-        })
+            mac_key: None,
+            tpm: None,
+        };
+        if session.names_counter() {
+            session.tpm = Some(tpm_device::address(args)?);
+        }
+        Ok(session)
     }
 
     /// The header in force.
@@ -99,14 +113,6 @@ impl Session {
         Ok(plan)
     }
 
-    /// Carries a change out.
-    pub(crate) fn apply(&mut self, change: Change) -> Result<(), Failure> {
-        let path = self.header_path.clone();
-        self.store
-            .apply(change)
-            .map_err(|e| errors::store(&path, e))
-    }
-
     /// Tries one passphrase on the keyslots; a recovery key also in its proper form.
     pub(crate) fn try_passphrase(
         &mut self,
@@ -114,15 +120,17 @@ impl Session {
         target: Target,
         passphrase: &Passphrase,
     ) -> Result<Unlocked, UnlockError> {
-        let typed = self.try_as_typed(which, target, passphrase);
-        match (&typed, as_recovery_key(passphrase)) {
-            (Err(error), Ok(Some(proper)))
-                if error.kind == UnlockErrorKind::WrongSecret && !proper.ct_eq(passphrase) =>
-            {
-                self.try_as_typed(which, target, &proper)
-            }
-            _ => typed,
+        let mut typed = self.try_as_typed(which, target, passphrase);
+        if let (Err(error), Ok(Some(proper))) = (&typed, as_recovery_key(passphrase))
+            && error.kind == UnlockErrorKind::WrongSecret
+            && !proper.ct_eq(passphrase)
+        {
+            typed = self.try_as_typed(which, target, &proper);
         }
+        if let Ok(unlocked) = &typed {
+            self.remember(unlocked);
+        }
+        typed
     }
 
     fn try_as_typed(
@@ -213,7 +221,7 @@ impl Session {
     }
 
     /// The volume key from a file.
-    pub(crate) fn by_volume_key_file(&self, path: &Path) -> Result<Unlocked, Failure> {
+    pub(crate) fn by_volume_key_file(&mut self, path: &Path) -> Result<Unlocked, Failure> {
         let bytes = match key_bytes(self.metadata()) {
             Some(bytes) => bytes,
             None => std::fs::metadata(path)
@@ -226,8 +234,10 @@ impl Session {
                 })?,
         };
         let candidate = passphrase::volume_key_file(path, bytes)?;
-        luksmith_keyslot::verify_volume_key(self.header(), candidate, &self.limits)
-            .map_err(|e| errors::unlock(&self.header_path, &e))
+        let unlocked = luksmith_keyslot::verify_volume_key(self.header(), candidate, &self.limits)
+            .map_err(|e| errors::unlock(&self.header_path, &e))?;
+        self.remember(&unlocked);
+        Ok(unlocked)
     }
 }
 

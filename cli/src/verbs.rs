@@ -3,6 +3,10 @@
 //! [`crate::args`] builds the command line from this table and [`crate::options`]; `main` only
 //! looks up the row and calls its function.
 
+mod refused;
+
+pub(crate) use refused::REFUSED;
+
 use crate::args::Args;
 use crate::commands as c;
 use crate::hint::Failure;
@@ -119,6 +123,9 @@ const PERF: &[&str] = &[
     "perf-no_write_workqueue",
     "perf-high_priority",
 ];
+const TRUST: &[&str] = &["header-mac", "accept-changed-header"];
+/// Where the counter is that is raised when a slot goes.
+const COUNTER: &[&str] = &["tpm2-device"];
 const COPY: &[&str] = &["header-backup-file", "progress-json", "progress-frequency"];
 
 const DEVICE: Positional = must("DEVICE", "The block device or file that holds the volume");
@@ -176,6 +183,7 @@ pub(crate) const VERBS: &[Verb] = &[
             TOKEN,
             UNLOCK,
             PERF,
+            TRUST,
             &[
                 "test-passphrase",
                 "readonly",
@@ -295,6 +303,7 @@ pub(crate) const VERBS: &[Verb] = &[
             KEY,
             NEW_KEY,
             KDF,
+            COUNTER,
             &["key-slot", "allow-null-cipher"],
         ],
         hidden: false,
@@ -308,7 +317,7 @@ pub(crate) const VERBS: &[Verb] = &[
                --batch-mode and no passphrase at hand it is removed at once. The last slot that \
                opens the data goes only after a YES at the terminal or with --last-slot.",
         positionals: &[HEADER_DEVICE, must("SLOT", "The number of the keyslot")],
-        options: &[HEADER, KEY, &["allow-null-cipher", "last-slot"]],
+        options: &[HEADER, KEY, COUNTER, &["allow-null-cipher", "last-slot"]],
         hidden: false,
         run: c::slot_remove::by_number,
     },
@@ -321,7 +330,7 @@ pub(crate) const VERBS: &[Verb] = &[
             HEADER_DEVICE,
             may("KEYFILE", "Take the passphrase from this file"),
         ],
-        options: &[HEADER, KEY, &["allow-null-cipher", "last-slot"]],
+        options: &[HEADER, KEY, COUNTER, &["allow-null-cipher", "last-slot"]],
         hidden: false,
         run: c::slot_remove::by_passphrase,
     },
@@ -331,7 +340,13 @@ pub(crate) const VERBS: &[Verb] = &[
         about: "Give a keyslot new key derivation parameters; the passphrase stays",
         more: "",
         positionals: &[HEADER_DEVICE],
-        options: &[HEADER, KEY, KDF, &["key-slot", "allow-null-cipher"]],
+        options: &[
+            HEADER,
+            KEY,
+            KDF,
+            COUNTER,
+            &["key-slot", "allow-null-cipher"],
+        ],
         hidden: false,
         run: c::slot_change::convert,
     },
@@ -516,7 +531,7 @@ pub(crate) const VERBS: &[Verb] = &[
         about: "Remove the slots that a TPM opens, or the one of --token-id",
         more: "",
         positionals: &[HEADER_DEVICE],
-        options: &[HEADER, &["token-id"]],
+        options: &[HEADER, KEY, COUNTER, &["token-id"]],
         hidden: false,
         run: c::wipe::tpm,
     },
@@ -616,6 +631,27 @@ pub(crate) const VERBS: &[Verb] = &[
         run: c::header::info,
     },
     Verb {
+        name: "header bless",
+        also: &[],
+        about: "Put a MAC over the header, by the volume key: who changes it afterwards is noticed",
+        more: "Before a volume is opened the MAC is compared. If the header was changed by somebody else, \
+               cryptsetup included, no TPM, key file or pipe opens it, but a passphrase that somebody \
+               types; this command says what has changed and makes it right. Every change by luksmith keeps \
+               it right. With --tpm2-device an older header, put back after a keyslot was removed, is noticed, \
+               too: by a counter in the TPM. Other programs ignore the token. Whoever takes it out is \
+               noticed where --header-mac, or header-mac= in crypttab, demands it.",
+        positionals: &[HEADER_DEVICE],
+        options: &[
+            HEADER,
+            KEY,
+            TOKEN,
+            UNLOCK,
+            &["unlock-tpm2-device", "remove"],
+        ],
+        hidden: false,
+        run: c::bless::run,
+    },
+    Verb {
         name: "header backup",
         also: &["luksHeaderBackup"],
         about: "Copy the header and the keyslots into a new file",
@@ -668,6 +704,7 @@ pub(crate) const VERBS: &[Verb] = &[
             KEY,
             TOKEN,
             UNLOCK,
+            TRUST,
             &["socket", "readonly", "allow-discards", "buffered"],
         ],
         hidden: false,
@@ -731,55 +768,6 @@ pub(crate) const VERBS: &[Verb] = &[
         run: c::udev_name::run,
     },
 ];
-
-/// Verbs of cryptsetup that luksmith does not have, each with the reason.
-pub(crate) const REFUSED: &[(&str, &str)] = &[
-    ("create", PLAIN),
-    ("plainOpen", PLAIN),
-    ("plainClose", PLAIN),
-    ("loopaesOpen", FOREIGN),
-    ("loopaesClose", FOREIGN),
-    ("tcryptOpen", FOREIGN),
-    ("tcryptClose", FOREIGN),
-    ("tcryptDump", FOREIGN),
-    ("bitlkOpen", FOREIGN),
-    ("bitlkClose", FOREIGN),
-    ("bitlkDump", FOREIGN),
-    ("fvault2Open", FOREIGN),
-    ("fvault2Close", FOREIGN),
-    ("fvault2Dump", FOREIGN),
-    (
-        "reencrypt",
-        "luksmith does not re-encrypt data yet; cryptsetup reencrypt can, while the volume is closed",
-    ),
-    (
-        "convert",
-        "luksmith does not convert between LUKS1 and LUKS2; cryptsetup convert can, while the volume is closed",
-    ),
-    (
-        "resize",
-        "an open volume cannot be resized yet; close it and open it again, and it has the size of the disk",
-    ),
-    (
-        "refresh",
-        "an open volume cannot be given new parameters yet; close it and open it again",
-    ),
-    (
-        "luksSuspend",
-        "an open volume cannot be frozen yet; close it",
-    ),
-    (
-        "luksResume",
-        "an open volume cannot be frozen yet, so there is nothing to resume",
-    ),
-    (
-        "benchmark",
-        "luksmith measures the key derivation when it formats; it has no benchmark of its own yet",
-    ),
-];
-
-const PLAIN: &str = "plain mappings have no header; only LUKS2 volumes are handled";
-const FOREIGN: &str = "only LUKS2 volumes are handled";
 
 /// Finds a verb by its name or by cryptsetup's.
 pub(crate) fn find(name: &str) -> Option<&'static Verb> {

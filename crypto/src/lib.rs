@@ -20,6 +20,7 @@ mod error;
 mod hash;
 mod kdf;
 mod lock;
+mod mac;
 mod machine;
 pub mod random;
 mod secret;
@@ -36,6 +37,7 @@ pub use kdf::{Argon2Variant, Kdf, KdfCaps, KdfKind};
 #[doc(hidden)]
 pub use lock::pretend_no_memfd_secret;
 pub use lock::{SecretMemory, secret_memory};
+pub use mac::{MacKey, TAG_BYTES};
 pub use secret::{KeyHandover, Passphrase, SecretBytes, VolumeKey};
 pub use sector::{
     AllowNull, CipherSpec, IvSector, Part, SectorCipher, SectorSize, decrypt_parts, encrypt_parts,

@@ -30,6 +30,7 @@
 //! | remove all | [`erase`] | the same for every slot |
 //! | priority | [`set_priority`] | header |
 //! | new volume | [`plan_format`] | wipe, key area, barrier, header |
+//! | a MAC over the header | [`header_mac::bless`], [`header_mac::keep_blessed`] for every other change | header |
 //!
 //! The order itself is not written here: the constructors of `Change` enforce it, once for all
 //! callers.
@@ -48,6 +49,7 @@ mod change;
 mod cipher_name;
 mod error;
 mod format;
+pub mod header_mac;
 mod open;
 mod policy;
 mod recovery;

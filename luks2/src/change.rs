@@ -124,6 +124,29 @@ impl Change {
         })
     }
 
+    /// The same change, with other metadata in each header that it commits: `remade` is called with each in turn. For a token
+    /// that says something about the very header in which it stands.
+    ///
+    /// # Errors
+    /// Those of `remade`; metadata that differ in more than their tokens ([`FormatError::Misuse`]).
+    pub fn with_tokens_remade(
+        mut self,
+        remade: &mut dyn FnMut(&Header) -> Result<Metadata, FormatError>,
+    ) -> Result<Self, FormatError> {
+        for step in &mut self.steps {
+            let Step::Commit(header) = step else {
+                continue;
+            };
+            let metadata = remade(header)?;
+            if !metadata.same_but_for_tokens(&header.metadata) {
+                return Err(FormatError::Misuse("tokens remade that change more"));
+            }
+            **header = header.with_metadata(metadata)?;
+            self.after = (**header).clone();
+        }
+        Ok(self)
+    }
+
     /// Labels, UUID, tokens, priorities, flags, requirements: what leaves keys and data where they are.
     ///
     /// # Errors

@@ -19,6 +19,7 @@
 
 pub mod area;
 pub mod binary;
+pub mod canonical;
 pub mod change;
 pub mod edit;
 pub mod error;
@@ -36,6 +37,7 @@ pub mod validate;
 
 pub use area::Area;
 pub use binary::{ChecksumAlgorithm, HeaderCopy, HeaderSize, Label, SeqId};
+pub use canonical::HEADER_MAC_TYPE;
 pub use change::{AreaBytes, Change, Fill, Step};
 pub use edit::{NewDigest, NewKeyslot};
 pub use error::FormatError;

@@ -59,6 +59,18 @@ impl Metadata {
         &self.root
     }
 
+    /// Whether both say the same in all but their tokens.
+    pub(crate) fn same_but_for_tokens(&self, other: &Self) -> bool {
+        let rest = |metadata: &Self| {
+            let mut root = metadata.root.clone();
+            if let Some(members) = root.as_object_mut() {
+                members.shift_remove("tokens");
+            }
+            root
+        };
+        rest(self) == rest(other)
+    }
+
     /// What it was checked against.
     #[must_use]
     pub fn geometry(&self) -> Geometry {

@@ -207,6 +207,44 @@ fn a_new_passphrase_is_asked_for_twice_and_a_question_comes_first() {
     luksmith(at, &["open", "--test-passphrase", "disk"], b"one\n").expect(0, "opens");
 }
 
+/// A person is told what changed, and decides.
+#[test]
+fn a_changed_header_opens_only_after_a_yes() {
+    let dir = folder();
+    let at = dir.path();
+    format_small(at, "vol", "one");
+    luksmith(at, &["header", "bless", "vol"], b"one\n").expect(0, "header bless");
+    let args = ["open", "--test-passphrase", "vol"];
+    let open = |answers: &[(&str, &str)]| {
+        let mut it = AtTerminal::start(at, &args);
+        for (question, answer) in answers {
+            it.wait_for(question);
+            it.type_line(answer);
+        }
+        it.end()
+    };
+    let passphrase = ("Passphrase for vol: ", "one");
+    assert_eq!(open(&[passphrase]).0.code(), Some(0));
+    luksmith(at, &["config", "vol", "--label", "x"], b"").expect(0, "config");
+    let (status, text) = open(&[passphrase, ("had the disk in hand", "no")]);
+    assert_eq!(status.code(), Some(2), "{text}");
+    assert!(
+        text.contains("vol is not opened: its header is not as"),
+        "{text}"
+    );
+    let question = "changed since it was blessed: label, UUID or size.";
+    assert_eq!(open(&[passphrase, (question, "YES")]).0.code(), Some(0));
+    // So it is before a blessing, and the passphrase for that keeps the next change blessed.
+    let mut it = AtTerminal::start(at, &["header", "bless", "vol"]);
+    it.wait_for("Passphrase for vol: ");
+    it.type_line("one");
+    it.wait_for("is about to be blessed as it is");
+    it.type_line("YES");
+    let (status, text) = it.end();
+    assert_eq!(status.code(), Some(0), "{text}");
+    assert_eq!(open(&[passphrase]).0.code(), Some(0));
+}
+
 #[test]
 fn a_signal_at_the_prompt_puts_the_terminal_right_and_ends_the_program() {
     let dir = folder();

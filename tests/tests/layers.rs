@@ -126,6 +126,7 @@ const SECRET_TYPES: &[&str] = &[
     "AuthValue",
     "Enrolled",
     "Proof",
+    "MacKey",
     "SharedSecret",
     "ParameterKey",
 ];

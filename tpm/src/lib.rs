@@ -36,6 +36,7 @@ extern crate self as luksmith_tpm;
 mod address;
 mod auth;
 mod code;
+mod counter;
 mod error;
 #[cfg(feature = "esapi")]
 mod esapi;
@@ -56,6 +57,7 @@ pub mod wire;
 pub use address::Address;
 pub use auth::{AuthValue, MAX_AUTH_BYTES};
 pub use code::Code;
+pub use counter::NvCounter;
 pub use error::TpmError;
 #[cfg(feature = "esapi")]
 pub use esapi::Esapi;

@@ -236,6 +236,10 @@ fn unlock(
 ) -> Result<Unlocked, Failure> {
     let which = entry.key_slot.map_or(Which::ByPriority, Which::Only);
     let path = session.header_path.clone();
+    if session.names_counter() {
+        wait_for_tpm(&tpm_device::address(args)?, entry.token_timeout);
+    }
+    let mut doubt = None;
     if let Some(file) = key_file(entry) {
         let source = Source::key_file(file.clone(), entry.key_offset, entry.key_size);
         let opened = source.read("").and_then(|passphrase| {
@@ -244,7 +248,12 @@ fn unlock(
                 .map_err(|e| errors::unlock(&path, &e))
         });
         match opened {
-            Ok(unlocked) => return Ok(unlocked),
+            Ok(unlocked) => {
+                doubt = session.doubt(&unlocked, entry.header_mac)?;
+                if doubt.is_none() {
+                    return Ok(unlocked);
+                }
+            }
             Err(failure) if entry.headless => return Err(failure),
             Err(failure) => output::note(&format!(
                 "{} does not open with the key file {}: {}",
@@ -254,17 +263,37 @@ fn unlock(
             )),
         }
     }
-    if entry.key_slot.is_none()
+    if doubt.is_none()
+        && entry.key_slot.is_none()
         && let Some(unlocked) = by_token(entry, args, session)?
     {
-        return Ok(unlocked);
+        doubt = session.doubt(&unlocked, entry.header_mac)?;
+        if doubt.is_none() {
+            return Ok(unlocked);
+        }
     }
-    for passphrase in typed.iter() {
+    for passphrase in typed.iter().filter(|_| doubt.is_none()) {
         match session.try_passphrase(which, Target::Data, passphrase) {
-            Ok(unlocked) => return Ok(unlocked),
+            Ok(unlocked) => {
+                // It was typed for another volume: whoever did that knows nothing of this header.
+                doubt = session.doubt(&unlocked, entry.header_mac)?;
+                if doubt.is_none() {
+                    return Ok(unlocked);
+                }
+                break;
+            }
             Err(e) if e.kind == UnlockErrorKind::WrongSecret => {}
             Err(e) => return Err(errors::unlock(&path, &e)),
         }
+    }
+    if let Some(doubt) = &doubt {
+        if entry.headless {
+            return Err(session.refusal(doubt));
+        }
+        session.tell(doubt);
+        output::note(
+            "So it does not open by itself now; a passphrase that somebody types opens it.",
+        );
     }
     if entry.headless {
         return Err(Failure::new(
@@ -272,7 +301,14 @@ fn unlock(
             format!("{} has no key, and headless forbids to ask", entry.name),
         ));
     }
-    ask(entry, session, which, typed)
+    let unlocked = ask(entry, session, which, typed)?;
+    // Whoever typed a passphrase opens it, or a change by another program would shut out everybody.
+    if doubt.is_none()
+        && let Some(doubt) = session.doubt(&unlocked, entry.header_mac)?
+    {
+        session.tell(&doubt);
+    }
+    Ok(unlocked)
 }
 
 /// Tries the tokens; of each that does not open it is said why.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use luksmith_keyslot::header_mac;
 use luksmith_luks2::{
     Header, KdfParams, Keyslot, KeyslotKind, Metadata, Priority, SegmentKind, SegmentSize,
 };
@@ -25,6 +26,7 @@ pub(crate) fn header(device: &Path, header: &Header) -> Value {
         "segments": segments(metadata),
         "keyslots": keyslots(metadata),
         "tokens": tokens(metadata),
+        "header_mac": header_mac(metadata),
         "digests": metadata.digests().iter().map(|(number, d)| json!({
             "number": number,
             "type": "pbkdf2",
@@ -34,6 +36,25 @@ pub(crate) fn header(device: &Path, header: &Header) -> Value {
             "segments": d.segments,
         })).collect::<Vec<_>>(),
     })
+}
+
+/// What its token says, unproven: only who has the volume key knows whether the MAC fits.
+fn header_mac(metadata: &Metadata) -> Value {
+    match header_mac::find(metadata) {
+        Ok(None) => Value::Null,
+        Ok(Some(mac)) => json!({
+            "token": mac.token,
+            "epoch": mac.epoch,
+            "tpm2_counter": mac.counter.map(|counter| counter.handle),
+            "why": Value::Null,
+        }),
+        Err(why) => json!({
+            "token": Value::Null,
+            "epoch": Value::Null,
+            "tpm2_counter": Value::Null,
+            "why": why.to_string(),
+        }),
+    }
 }
 
 fn requirements(metadata: &Metadata) -> Vec<Value> {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use luksmith_keyslot::header_mac;
 use luksmith_luks2::{
     Direction, Header, KdfParams, Keyslot, KeyslotKind, Metadata, Priority, ReencryptMode,
     Resilience, SegmentKind, SegmentSize,
@@ -79,6 +80,17 @@ pub(crate) fn header(header: &Header) -> String {
                 &mut out,
                 &format!("\tKey description: {}", shown(description)),
             );
+        }
+        if let Ok(Some(mac)) = header_mac::find(metadata)
+            && mac.token == *number
+        {
+            line(&mut out, &format!("\tHeader MAC: epoch {}", mac.epoch));
+            if let Some(counter) = &mac.counter {
+                line(
+                    &mut out,
+                    &format!("\tTPM counter: {:#010x}", counter.handle),
+                );
+            }
         }
         for slot in &token.keyslots {
             line(&mut out, &format!("\tKeyslot:    {slot}"));

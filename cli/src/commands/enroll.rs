@@ -44,7 +44,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         });
     }
     match wipe {
-        Some(wish) => wish.carry_out(&mut session, new),
+        Some(wish) => wish.carry_out(args, &mut session, new),
         None => Ok(()),
     }
 }

@@ -3,14 +3,14 @@
 use std::fmt::Write as _;
 
 use luksmith_crypto::VolumeKey;
-use luksmith_keyslot::Target;
+use luksmith_keyslot::{Target, header_mac};
 use luksmith_tpm::{HashAlg, volume_key_id};
 
 use crate::args::Args;
 use crate::hint::Failure;
 use crate::output;
 use crate::prompt::Asker;
-use crate::session::{Session, Tokens};
+use crate::session::{Demand, Session, Tokens};
 
 /// Runs the verb.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
@@ -23,7 +23,15 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         Tokens::First(Asker::Terminal),
     )?;
     let fingerprint = of(&unlocked.key, &name, session.header().uuid());
-    output::text(&format!("fixate-volume-key={fingerprint}\n"))
+    let mac = match header_mac::find(session.metadata()) {
+        Ok(None) => "",
+        Ok(Some(found)) if found.counter.is_none() => ",header-mac=required",
+        _ => ",header-mac=counter",
+    };
+    if let Some(doubt) = session.doubt(&unlocked, Demand::Nothing)? {
+        session.tell(&doubt);
+    }
+    output::text(&format!("fixate-volume-key={fingerprint}{mac}\n"))
 }
 
 /// The value of `fixate-volume-key=`.

@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
+use luksmith_keyslot::header_mac;
 use luksmith_luks2::{CopyState, HeaderCopy};
-use luksmith_volume::{Access, HeaderStore, RestoreObjection, RestoreRules, StoreError, Wait};
+use luksmith_volume::{
+    Access, HeaderStore, LockMode, RestoreObjection, RestoreRules, StoreError, Wait,
+};
 use serde_json::json;
 
 use crate::args::Args;
@@ -121,6 +124,18 @@ pub(crate) fn backup(args: &Args) -> Result<(), Failure> {
         })
         .map_err(|e| errors::store(&path, e))?;
     drop(progress);
+    if let Ok(Some(mac)) = header_mac::find(session.metadata()) {
+        output::note(&match mac.counter {
+            None => {
+                "The copy keeps the MAC over the header; put back, it counts as the header does now.".to_owned()
+            }
+            Some(_) => format!(
+                "The copy keeps the MAC over the header, of epoch {}. Once a slot is removed, it counts as an old one: put \
+                 back, it has to be blessed again.",
+                mac.epoch
+            ),
+        });
+    }
     if args.flag("verbose") {
         output::note(&format!(
             "{} holds the header of {} now.",
@@ -151,6 +166,12 @@ pub(crate) fn restore(args: &Args) -> Result<(), Failure> {
     lines.push(format!(
         "The header and all keyslots of {name} are about to be replaced."
     ));
+    if let Some(line) = epochs(args, &path, &file) {
+        if args.flag("batch-mode") {
+            output::note(&line);
+        }
+        lines.push(line);
+    }
     confirm(args, &lines)?;
     let has = |wanted: fn(&RestoreObjection) -> bool| objections.iter().any(wanted);
     let rules = RestoreRules {
@@ -165,6 +186,29 @@ pub(crate) fn restore(args: &Args) -> Result<(), Failure> {
     HeaderStore::restore_telling(device, &file, rules, Wait::default(), &mut tell)
         .map_err(|e| restore_failed(&path, &file, e))?;
     Ok(())
+}
+
+/// What the MAC will say of the copy, as far as that can be known without a key.
+fn epochs(args: &Args, path: &Path, file: &Path) -> Option<String> {
+    let read = |path: &Path| {
+        let device = open_device(args, path, Access::ReadOnly).ok()?;
+        let store = HeaderStore::load(device, LockMode::Shared).ok()?;
+        header_mac::find(store.header().metadata()).ok()?
+    };
+    let command = format!("luksmith header bless {}", shell(path));
+    match (read(path), read(file)) {
+        (Some(now), Some(then)) if then.counter.is_some() && then.epoch < now.epoch => {
+            Some(format!(
+                "The copy is of epoch {}, the header of {}: slots went in between, which come back. It has to be blessed \
+             before it opens by itself: {command}",
+                then.epoch, now.epoch
+            ))
+        }
+        (Some(_), None) => Some(format!(
+            "The header is blessed, the copy is not: nobody will notice changes until it is: {command}"
+        )),
+        _ => None,
+    }
 }
 
 fn restore_failed(path: &Path, file: &Path, error: StoreError) -> Failure {

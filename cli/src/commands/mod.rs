@@ -1,6 +1,7 @@
 //! A file per verb. Each verb takes the command line and ends in nothing or a failure.
 
 pub(crate) mod attach;
+pub(crate) mod bless;
 pub(crate) mod close;
 pub(crate) mod completion;
 pub(crate) mod config;

@@ -11,7 +11,7 @@ use crate::errors;
 use crate::hint::{Failure, shell};
 use crate::output;
 use crate::prompt::{self, Asker};
-use crate::session::{Session, Tokens};
+use crate::session::Session;
 
 /// Options that set a persistent flag, and the flag's name in the header.
 const FLAGS: [(&str, &str); 6] = [
@@ -48,12 +48,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     };
     // What cannot be opened is said before anybody is asked for a passphrase.
     let volume = session.volume_plan(args)?;
-    let unlocked = session.volume_key(
-        args,
-        args.index("key-slot"),
-        Target::Data,
-        Tokens::First(Asker::Terminal),
-    )?;
+    let unlocked = session.key_to_open(args, Target::Data, Asker::Terminal)?;
     let opened = serve(args, &session, name, volume, unlocked)?;
     if persistent {
         store_flags(&mut session, &flags).map_err(|failure| {
@@ -138,12 +133,7 @@ fn test_passphrase(args: &Args, unbound: bool) -> Result<(), Failure> {
         Target::Data
     };
     session
-        .volume_key(
-            args,
-            args.index("key-slot"),
-            target,
-            Tokens::First(Asker::Terminal),
-        )
+        .key_to_open(args, target, Asker::Terminal)
         .map(|_| ())
 }
 

@@ -10,7 +10,7 @@ use crate::exit::Exit;
 use crate::hint::{Failure, shell};
 use crate::output;
 use crate::prompt::Asker;
-use crate::session::{Session, Tokens};
+use crate::session::Session;
 
 /// Runs the verb: returns when the server was told to stop.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
@@ -27,12 +27,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let mut session = Session::read(args)?;
     let plan = session.volume_plan(args)?;
     let path = session.data_path.clone();
-    let unlocked = session.volume_key(
-        args,
-        args.index("key-slot"),
-        Target::Data,
-        Tokens::First(Asker::Terminal),
-    )?;
+    let unlocked = session.key_to_open(args, Target::Data, Asker::Terminal)?;
     let allow_discards = discards || plan.allow_discards;
     let keys = [(unlocked.digest, unlocked.key)];
     let volume = plan.open(&keys).map_err(|e| errors::volume(&path, &e))?;

@@ -248,6 +248,8 @@ pub(crate) fn reseal(args: &Args) -> Result<(), Failure> {
         ));
         return Ok(());
     }
+    // A TPM without a resource manager serves one at a time, and the removal may have to count in it.
+    drop(tpm);
     // Not before the new one is on the disk.
     let change = remove_all_of(session.header(), &slots, LastSlot::Refuse)
         .map_err(|error| errors::plan(&session.header_path, error))?;

@@ -52,7 +52,12 @@ impl Wish {
     }
 
     /// Removes them, but for the one that was just made.
-    pub(crate) fn carry_out(&self, session: &mut Session, new: Option<u8>) -> Result<(), Failure> {
+    pub(crate) fn carry_out(
+        &self,
+        args: &Args,
+        session: &mut Session,
+        new: Option<u8>,
+    ) -> Result<(), Failure> {
         let mut slots = Vec::new();
         let all: Vec<u8> = session.metadata().keyslots().keys().copied().collect();
         for slot in all {
@@ -75,6 +80,7 @@ impl Wish {
             output::note("No slot had to be wiped.");
             return Ok(());
         }
+        session.ask_to_keep_blessed(args)?;
         wipe(session, &slots)
     }
 
@@ -130,6 +136,7 @@ pub(crate) fn tpm(args: &Args) -> Result<(), Failure> {
             numbers.join(", ")
         )],
     )?;
+    session.ask_to_keep_blessed(args)?;
     wipe(&mut session, &slots)
 }
 

@@ -49,7 +49,7 @@ fn asked(args: &Args) -> bool {
 }
 
 /// Options after which nothing else is tried.
-fn only(args: &Args) -> bool {
+pub(super) fn only(args: &Args) -> bool {
     args.flag("token-only") || args.text("unlock-tpm2-device").is_some()
 }
 
@@ -77,7 +77,10 @@ impl Session {
         loop {
             let tried = self.walk_tokens(args, target, &tpm, &source);
             let error = match tried {
-                Ok(unlocked) => return Ok(Some(unlocked)),
+                Ok(unlocked) => {
+                    self.remember(&unlocked);
+                    return Ok(Some(unlocked));
+                }
                 Err(error) => error,
             };
             tries -= 1;

@@ -3,6 +3,7 @@
 mod changes;
 mod disk;
 mod formatting;
+mod header_mac;
 mod opening;
 mod sequences;
 mod tokens;

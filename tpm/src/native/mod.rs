@@ -43,6 +43,8 @@ pub struct Native<T = Box<dyn Transport>> {
     owner: Option<AuthValue>,
     /// The only storage root key that is accepted, where it is known.
     root: Option<Name>,
+    /// An NV index whose name is known.
+    index: Option<(u32, Name)>,
     #[cfg(test)]
     in_the_clear: bool,
 }
@@ -95,6 +97,7 @@ impl<T: Transport> Native<T> {
             link: Link::new(transport),
             owner: None,
             root: None,
+            index: None,
             #[cfg(test)]
             in_the_clear: false,
         }
@@ -112,6 +115,14 @@ impl<T: Transport> Native<T> {
     #[must_use]
     pub fn with_storage_root(mut self, name: Name) -> Self {
         self.root = Some(name);
+        self
+    }
+
+    /// Accepts no other NV index at this handle than the one of this name. The name is part of what is authorised, so
+    /// that nothing but that index can answer.
+    #[must_use]
+    pub fn with_index(mut self, handle: u32, name: Name) -> Self {
+        self.index = Some((handle, name));
         self
     }
 

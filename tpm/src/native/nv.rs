@@ -52,6 +52,14 @@ impl<T: Transport> Native<T> {
                 what: "name of an NV index",
             });
         }
+        if let Some((handle, name)) = &self.index
+            && *handle == index
+            && *name != public.name()
+        {
+            return Err(TpmError::WrongTpm {
+                detail: "another NV index has this handle".to_owned(),
+            });
+        }
         Ok(public)
     }
 

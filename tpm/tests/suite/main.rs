@@ -113,6 +113,7 @@ claims! {
             a_counter_ends_what_was_sealed_before_it_moved
             an_index_of_the_same_number_is_not_the_same_index;
         nv:
+            a_counter_only_goes_up_and_no_other_index_is_taken_for_it
             a_read_lock_holds_until_the_next_start
             a_write_lock_holds_until_the_next_start;
         pcrlock:

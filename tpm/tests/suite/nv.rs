@@ -1,10 +1,10 @@
 //! NV indices.
 
 use luksmith_tpm::wire::{NvAttributes, NvPublic};
-use luksmith_tpm::{Assertion, NvAuth, NvLock, Policy, TpmError};
+use luksmith_tpm::{Assertion, Native, NvAuth, NvCounter, NvLock, Policy, Tpm, TpmError};
 
 use crate::BackEnd;
-use crate::support::{auth, secret};
+use crate::support::{Swtpm, auth, secret};
 
 pub(crate) const INDEX: u32 = 0x0180_0042;
 
@@ -189,4 +189,70 @@ pub(crate) fn long_contents_go_in_parts(back_end: BackEnd) {
     let by = NvAuth::Index(None);
     tpm.nv_write(INDEX, &by, &secret(&contents)).unwrap();
     assert_eq!(tpm.nv_read(INDEX, &by).unwrap().expose(), contents);
+}
+
+pub(crate) fn a_counter_only_goes_up_and_no_other_index_is_taken_for_it(back_end: BackEnd) {
+    let mut swtpm = back_end.swtpm();
+    let (counter, first) = NvCounter::define(&mut *back_end.connect(&swtpm)).unwrap();
+    {
+        let mut tpm = counter.hold(Native::over(swtpm.connect()));
+        assert_eq!(counter.value(&mut tpm).unwrap(), first);
+        assert_eq!(counter.raise(&mut tpm, first + 2).unwrap(), first + 2);
+        assert_eq!(counter.raise(&mut tpm, first).unwrap(), first + 2);
+        let far = counter.raise(&mut tpm, first + 1000);
+        assert!(matches!(far, Err(TpmError::Misuse { .. })), "{far:?}");
+    }
+    // It is as good as the TPM's memory, which is taken away and given back here.
+    let kept = swtpm.save();
+    let value = |swtpm: &Swtpm| counter.value(&mut *back_end.connect(swtpm)).unwrap();
+    assert_eq!(value(&swtpm), first + 2);
+    counter
+        .raise(&mut *back_end.connect(&swtpm), first + 3)
+        .unwrap();
+    assert_eq!(value(&swtpm), first + 3);
+    swtpm.load(&kept);
+    assert_eq!(value(&swtpm), first + 2);
+    let mut tpm = counter.hold(Native::over(swtpm.connect()));
+    // Removed and made again: the same name, and further up.
+    let public = tpm.nv_public(counter.handle).unwrap();
+    tpm.nv_undefine(counter.handle).unwrap();
+    let gone = counter.value(&mut tpm);
+    assert!(
+        matches!(gone, Err(TpmError::NoSuchIndex { .. })),
+        "{gone:?}"
+    );
+    drop(tpm);
+    let mut anybody = back_end.connect(&swtpm);
+    let again = NvPublic {
+        attributes: NvAttributes(public.attributes.0 & !NvAttributes::WRITTEN.0),
+        ..public.clone()
+    };
+    anybody.nv_define(&again, None).unwrap();
+    anybody
+        .nv_increment(counter.handle, &NvAuth::Index(None))
+        .unwrap();
+    assert!(counter.value(&mut *anybody).unwrap() > first + 2);
+    // Eight bytes that somebody chose.
+    anybody.nv_undefine(counter.handle).unwrap();
+    let bytes = NvPublic {
+        attributes: NvAttributes(again.attributes.0 & !NvAttributes::COUNTER.0),
+        ..again
+    };
+    anybody.nv_define(&bytes, None).unwrap();
+    let old = secret(&first.to_be_bytes());
+    anybody
+        .nv_write(counter.handle, &NvAuth::Index(None), &old)
+        .unwrap();
+    let told = counter.value(&mut *anybody);
+    assert!(matches!(told, Err(TpmError::WrongTpm { .. })), "{told:?}");
+    drop(anybody);
+    let told = counter
+        .hold(Native::over(swtpm.connect()))
+        .nv_read(counter.handle, &NvAuth::Index(None));
+    assert!(matches!(told, Err(TpmError::WrongTpm { .. })));
+    // The right index on another TPM.
+    let other = back_end.swtpm();
+    let told = counter.value(&mut *back_end.connect(&other));
+    assert!(matches!(told, Err(TpmError::WrongTpm { .. })), "{told:?}");
+    assert_eq!(swtpm.left_behind().len(), 0);
 }

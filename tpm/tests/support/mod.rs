@@ -92,13 +92,42 @@ impl Swtpm {
 
     /// Power off, in order, and on again. Nobody may be connected.
     pub(crate) fn restart(&mut self) {
+        self.off();
+        self.on();
+    }
+
+    /// Power off. Nobody may be connected.
+    pub(crate) fn off(&mut self) {
         // TPM2_Shutdown(CLEAR), without which the TPM counts a wrong try.
         raw(&mut self.connect(), "80010000000c000001450000");
         self.stop();
+    }
+
+    /// And on again.
+    pub(crate) fn on(&mut self) {
         std::fs::remove_file(self.socket()).ok();
         self.child = spawn(&self.folder, self.port);
         // tpm2-tss does not wait.
         drop(self.connect());
+    }
+
+    /// All that the TPM keeps. Nobody may be connected.
+    pub(crate) fn save(&mut self) -> Vec<u8> {
+        self.off();
+        let kept = std::fs::read(self.kept()).expect("the state of swtpm");
+        self.on();
+        kept
+    }
+
+    /// A TPM that forgets what came after it was saved, as no real one does.
+    pub(crate) fn load(&mut self, kept: &[u8]) {
+        self.off();
+        std::fs::write(self.kept(), kept).expect("the state of swtpm");
+        self.on();
+    }
+
+    fn kept(&self) -> PathBuf {
+        self.folder.path().join("tpm2-00.permall")
     }
 
     /// Handles of objects and sessions that nobody flushed.
