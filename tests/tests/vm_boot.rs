@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use luksmith_tests::boot::{Boot, Image};
-use luksmith_tests::cryptsetup::run;
+use luksmith_tests::cryptsetup::{cryptsetup, run};
 use luksmith_tests::vm::luksmith;
 use luksmith_tpm::Digest;
 
@@ -323,4 +323,68 @@ systemctl --no-block poweroff
     machine.type_in("known\n");
     machine.expect("is not the volume that crypttab means");
     assert_locked(&machine.until_off());
+}
+
+/// The MAC over the header and its epoch, where they count most: with nobody there.
+#[test]
+fn a_changed_header_waits_for_a_person_and_locks_nobody_out() {
+    let image = Image::build();
+    let tpm = tempfile::tempdir().expect("a folder for the TPM");
+    let tpm = Some(tpm.path());
+    let passphrase = image.passphrase();
+    let enroll = format!(
+        "{JOB}
+disk=/dev/disk/by-id/virtio-root
+printf %s {passphrase:?} >/run/passphrase
+luksmith tpm enroll $disk --key-file /run/passphrase --tpm2-with-pin=no && echo 'JOB: enrolled'
+luksmith header bless $disk --key-file /run/passphrase --tpm2-device=auto | sed 's/^/JOB: /'
+luksmith fingerprint $disk root --key-file /run/passphrase | sed 's/^/JOB: /'
+systemctl --no-block poweroff
+"
+    );
+    let mut machine = image.boot(&Boot {
+        job: &enroll,
+        tpm,
+        ..Boot::default()
+    });
+    machine.expect("Passphrase for data");
+    machine.type_in(&format!("{passphrase}\n"));
+    let said = machine.until_off();
+    assert!(said.contains("is blessed: epoch"), "{said}");
+    let options = said
+        .lines()
+        .find_map(|line| Some(line.split_once("JOB: fixate-volume-key=")?.1.trim()))
+        .unwrap_or_else(|| panic!("no fingerprint: {said}"));
+    assert!(options.ends_with(",header-mac=counter"), "{options}");
+    let table = format!(
+        "root UUID={ROOT_UUID} none luksmith,tpm2-device=auto,fixate-volume-key={options}\n"
+    );
+    let initrd = image.initrd_with(&table);
+    let job = format!(
+        "{JOB}
+[ -b /dev/luksmith/root ] && echo 'JOB: open'
+systemctl --no-block poweroff
+"
+    );
+    let boot = Boot {
+        job: &job,
+        initrd: Some(&initrd),
+        tpm,
+        ..Boot::default()
+    };
+    let said = image.boot(&boot).until_off();
+    assert!(said.contains("JOB: open"), "{said}");
+    assert!(!said.contains("Passphrase for"), "{said}");
+
+    // Somebody had the disk in hand; it may as well have been its owner.
+    let root = image.file("root.luks");
+    let root = root.to_str().expect("a path");
+    let label = ["config", "--label", "changed", root];
+    cryptsetup(&label, b"").expect(0, "cryptsetup config");
+    let mut machine = image.boot(&boot);
+    machine.expect("is not as its owner left it: changed since it was blessed: label");
+    machine.expect("Passphrase for root");
+    machine.type_in(&format!("{passphrase}\n"));
+    let said = machine.until_off();
+    assert!(said.contains("JOB: open"), "{said}");
 }

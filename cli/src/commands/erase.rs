@@ -18,5 +18,5 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     )?;
     let change = luksmith_keyslot::erase(session.header())
         .map_err(|e| errors::plan(&session.header_path, e))?;
-    session.apply(change)
+    session.apply_as_it_is(change)
 }

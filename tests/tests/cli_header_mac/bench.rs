@@ -1,0 +1,166 @@
+//! A volume, its passphrases, and a TPM where one is needed.
+
+use std::path::Path;
+use std::process::Command;
+
+use luksmith_tests::cli::{SMALL, luksmith, snapshot};
+use luksmith_tests::cryptsetup::{CHEAP, Ended, run};
+use luksmith_tests::image::Image;
+use serde_json::Value;
+
+use crate::support::Swtpm;
+
+/// A volume with the passphrase `first`, in a folder with files of passphrases. The TPM is started when it is needed.
+pub(crate) struct Bench {
+    pub(crate) image: Image,
+    pub(crate) swtpm: Option<Swtpm>,
+}
+
+pub(crate) const VOLUME: &str = "data.img";
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        let image = Image::blank(6 << 20);
+        let mut args = vec!["format", VOLUME];
+        args.extend(SMALL);
+        args.extend(["--luks2-keyslots-size", "4M", "--offset", "10240"]);
+        luksmith(image.folder(), &args, b"first\n").expect(0, "format");
+        let bench = Self { image, swtpm: None };
+        for name in ["first", "second", "third"] {
+            bench.write(name, name);
+        }
+        bench
+    }
+
+    pub(crate) fn with_tpm() -> Self {
+        Self {
+            swtpm: Some(Swtpm::on_tcp()),
+            ..Self::new()
+        }
+    }
+
+    /// One that is blessed.
+    pub(crate) fn blessed() -> Self {
+        let bench = Self::new();
+        bench.bless(&[]);
+        bench
+    }
+
+    /// One that is blessed, with a counter in the TPM.
+    pub(crate) fn counted() -> Self {
+        let bench = Self::with_tpm();
+        bench.bless(&[]);
+        bench
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.image.folder()
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.path().join(name), text).expect("written");
+    }
+
+    pub(crate) fn swtpm(&mut self) -> &mut Swtpm {
+        self.swtpm.as_mut().expect("a test with a TPM")
+    }
+
+    /// The program, with the address of the TPM if there is one, and the passphrase `first` in a file.
+    pub(crate) fn run(&self, words: &[&str], more: &[&str]) -> Ended {
+        let mut args = words.to_vec();
+        args.extend([VOLUME, "--key-file", "first"]);
+        args.extend(more);
+        self.bare(&args, b"")
+    }
+
+    /// The program, with the address of the TPM if there is one.
+    pub(crate) fn bare(&self, args: &[&str], input: &[u8]) -> Ended {
+        let mut args: Vec<String> = args.iter().map(ToString::to_string).collect();
+        if let Some(swtpm) = &self.swtpm {
+            args.push(format!("--tpm2-device={}", swtpm.address()));
+        }
+        luksmith(self.path(), &args, input)
+    }
+
+    pub(crate) fn bless(&self, more: &[&str]) -> Ended {
+        self.run(&["header", "bless"], more)
+            .expect(0, "header bless")
+    }
+
+    pub(crate) fn open(&self, more: &[&str]) -> Ended {
+        self.run(&["open", "--test-passphrase"], more)
+    }
+
+    /// Opens, and has nothing to say.
+    pub(crate) fn opens(&self) {
+        let opened = self.open(&[]).expect(0, "open");
+        assert_eq!(opened.err, "");
+    }
+
+    /// Does not open with a key file, for this reason, and writes nothing.
+    pub(crate) fn is_refused(&self, why: &str) {
+        let before = snapshot(self.path());
+        let refused = self.open(&[]).expect(2, "open");
+        assert!(refused.err.contains(why), "{}", refused.err);
+        assert!(
+            refused.err.contains("nothing was written"),
+            "{}",
+            refused.err
+        );
+        assert_eq!(snapshot(self.path()), before);
+    }
+
+    pub(crate) fn slot_add(&self, key: &str) {
+        let mut args = vec!["slot", "add", VOLUME, key, "--key-file", "first"];
+        args.extend(CHEAP);
+        let added = self.bare(&args, b"").expect(0, "slot add");
+        assert_eq!(added.err, "");
+    }
+
+    pub(crate) fn cryptsetup(&self, words: &[&str], more: &[&str]) -> Ended {
+        let volume = self.image.data();
+        let mut args: Vec<&str> = words.to_vec();
+        args.push(volume.to_str().expect("a path"));
+        args.extend(more);
+        run(
+            Command::new("cryptsetup")
+                .arg("--batch-mode")
+                .args(args)
+                .current_dir(self.path()),
+            b"",
+        )
+    }
+
+    pub(crate) fn token(&self) -> Value {
+        let header = self.image.header();
+        let of_ours = |token: &&luksmith_luks2::Token| token.kind == "luksmith-header";
+        let token = header.metadata().tokens().values().find(of_ours);
+        token.expect("a token").raw.clone()
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        let token = self.token();
+        let epoch = token["epoch"].as_str().expect("a text");
+        epoch.parse().expect("a number")
+    }
+
+    /// Header and keyslots, as somebody would copy them who has the disk in hand.
+    pub(crate) fn copy_header(&self) -> Vec<u8> {
+        let bytes = std::fs::read(self.image.data()).expect("the volume");
+        bytes[..5 << 20].to_vec()
+    }
+
+    pub(crate) fn put_back(&self, header: &[u8]) {
+        let mut bytes = std::fs::read(self.image.data()).expect("the volume");
+        bytes[..header.len()].copy_from_slice(header);
+        std::fs::write(self.image.data(), bytes).expect("written");
+    }
+}
+
+/// A token that is added behind our back.
+pub(crate) fn cryptsetup_token(bench: &Bench) {
+    let add = ["token", "add", "--key-description", "x", "--key-slot", "0"];
+    bench
+        .cryptsetup(&add, &[])
+        .expect(0, "cryptsetup token add");
+}
