@@ -53,6 +53,7 @@ pub mod token;
 mod tpm;
 pub mod transport;
 pub mod wire;
+mod writer;
 
 pub use address::Address;
 pub use auth::{AuthValue, MAX_AUTH_BYTES};
@@ -71,3 +72,4 @@ pub use tpm::{
     Facts, Lock, Lockout, LockoutRules, MAX_SEALED_BYTES, NvAuth, NvLock, PrimaryTemplate,
     SRK_HANDLE, Sealed, StorageKey, Tpm,
 };
+pub use writer::WriterKey;

@@ -10,6 +10,7 @@ use crate::hash::{Digest, HashAlg};
 use crate::pcr::{PcrSelection, PcrValues};
 use crate::policy::Policy;
 use crate::wire::{Attributes, KeyKind, Name, NvPublic, Public};
+use crate::writer::WriterKey;
 
 /// A TPM 2.0, with one owner at a time.
 ///
@@ -267,6 +268,8 @@ pub enum NvAuth<'a> {
         /// The authorization value of the index.
         auth: Option<&'a AuthValue>,
     },
+    /// Its policy, which asks for a signature by this key.
+    Signed(&'a WriterKey),
 }
 
 /// What is forbidden until the next start.

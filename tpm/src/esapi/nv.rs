@@ -159,6 +159,10 @@ impl Esapi {
                 NvAuth::Owner => (SessionType::Hmac, TssNvAuth::Owner, None),
                 NvAuth::Index(auth) => (SessionType::Hmac, TssNvAuth::NvIndex(nv), *auth),
                 NvAuth::Policy { auth, .. } => (SessionType::Policy, TssNvAuth::NvIndex(nv), *auth),
+                NvAuth::Signed(_) => {
+                    // Its library does not tell the nonce that would have to be signed.
+                    return Err(super::cannot("TPM2_PolicySigned"));
+                }
             };
             esapi.with_session(kind, Some(key), |esapi, session| {
                 if let NvAuth::Policy { policy, auth } = by {

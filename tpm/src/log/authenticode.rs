@@ -41,7 +41,7 @@ pub fn authenticode_digest(bank: HashAlg, image: &[u8]) -> Result<Vec<u8>, LogEr
         )?,
     ];
     let mut end = layout.headers_end;
-    for (begin, len) in &layout.sections {
+    for Section { begin, len, .. } in &layout.sections {
         if *begin < end {
             return Err(fail("overlapping sections"));
         }
@@ -55,7 +55,7 @@ pub fn authenticode_digest(bank: HashAlg, image: &[u8]) -> Result<Vec<u8>, LogEr
     let hashed: usize = layout
         .sections
         .iter()
-        .fold(layout.headers_end, |sum, (_, len)| sum + len);
+        .fold(layout.headers_end, |sum, section| sum + section.len);
     let unsigned_end = image
         .len()
         .checked_sub(layout.certificates_len)
@@ -74,9 +74,42 @@ struct Layout {
     directory: usize,
     directory_len: usize,
     headers_end: usize,
-    /// Begin and length of what each section has in the file, in that order.
-    sections: Vec<(usize, usize)>,
+    /// What each section has in the file, in that order.
+    sections: Vec<Section>,
     certificates_len: usize,
+}
+
+/// A part of an image with a name. Sorted by where it begins in the file.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Section {
+    begin: usize,
+    len: usize,
+    /// How long it is in memory; what a file has beyond that is filling.
+    used: usize,
+    name: [u8; 8],
+}
+
+/// The content of a section (".linux") of a unified kernel image, as systemd's stub measures it. `None`
+/// if the image has no such section.
+///
+/// # Errors
+/// [`LogError::NotAnImage`].
+pub fn image_section<'a>(image: &'a [u8], name: &str) -> Result<Option<&'a [u8]>, LogError> {
+    let layout = Layout::read(image)?;
+    let is_it = |section: &&Section| {
+        let end = section.name.iter().position(|byte| *byte == 0);
+        section.name[..end.unwrap_or(section.name.len())] == *name.as_bytes()
+    };
+    let found = layout.sections.iter().find(is_it);
+    found
+        .map(|section| {
+            part(
+                image,
+                section.begin,
+                section.begin + section.used.min(section.len),
+            )
+        })
+        .transpose()
 }
 
 impl Layout {
@@ -132,12 +165,20 @@ impl Layout {
 
         let mut found = Vec::new();
         for _ in 0..sections {
-            skip(&mut cursor, 16)?;
+            let name = cursor.bytes(8, "").map_err(|_| fail("header"))?;
+            let name = name.try_into().expect("8 bytes were read");
+            let used = usize_of(take_u32(&mut cursor)?);
+            skip(&mut cursor, 4)?;
             let len = usize_of(take_u32(&mut cursor)?);
             let begin = usize_of(take_u32(&mut cursor)?);
             skip(&mut cursor, 16)?;
             if len != 0 {
-                found.push((begin, len));
+                found.push(Section {
+                    begin,
+                    len,
+                    used,
+                    name,
+                });
             }
         }
         found.sort_unstable();

@@ -12,6 +12,7 @@
 //!   Remembered             remembered.rs    a log in little room, for the boot after this one
 //!     why                  why.rs           the first event that differs, by subject.rs in plain words
 //!   predict                predict.rs       the values of the next boot; authenticode.rs, measure.rs
+//!     foresee              forecast.rs      which event becomes what, by the files that the next boot reads
 //! ```
 //!
 //! Sources: "TCG PC Client Platform Firmware Profile Specification", 1.06 ("PFP" below) for the
@@ -24,6 +25,7 @@ mod binary;
 mod cursor;
 mod efi;
 mod event;
+mod forecast;
 mod measure;
 mod path;
 mod predict;
@@ -36,10 +38,11 @@ mod why;
 
 use crate::hash::HashAlg;
 
-pub use authenticode::authenticode_digest;
+pub use authenticode::{authenticode_digest, image_section};
 pub use event::{Event, EventKind, EventType};
+pub use forecast::{BootFiles, Forecast, foresee};
 pub use measure::{load_options_digest, measure, systemd_command_line_digest};
-pub use predict::{Next, predict};
+pub use predict::{Next, predict, when_unlocked};
 pub use remembered::{Entry, Remembered};
 pub use replay::Standing;
 pub use subject::Subject;

@@ -1,6 +1,6 @@
 //! The values of the next boot.
 
-use super::event::Event;
+use super::event::{Event, EventKind};
 use super::replay::Standing;
 use super::{EventLog, LogError};
 use crate::pcr::PcrValues;
@@ -22,6 +22,26 @@ impl From<Option<Vec<u8>>> for Next {
     fn from(digest: Option<Vec<u8>>) -> Self {
         digest.map_or(Self::Same, Self::Digest)
     }
+}
+
+/// The values that PCRs had when this boot opened its first volume: without the phases that systemd
+/// measures later.
+///
+/// # Errors
+/// Those of [`predict()`].
+pub fn when_unlocked(log: &EventLog, actual: &PcrValues) -> Result<PcrValues, LogError> {
+    predict(log, actual, |event| {
+        if is_later_phase(event) {
+            Next::Absent
+        } else {
+            Next::Same
+        }
+    })
+}
+
+/// A phase after that in which volumes are opened (`systemd-pcrphase(8)`).
+pub(super) fn is_later_phase(event: &Event) -> bool {
+    event.kind == EventKind::Userspace("phase".to_owned()) && event.text() != "enter-initrd"
 }
 
 /// The values of the PCRs of `actual` at the next boot, if it goes like this one but for what `next`

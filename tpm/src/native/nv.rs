@@ -204,6 +204,7 @@ impl<T: Transport> Native<T> {
             NvAuth::Owner => (SessionKind::Hmac, Subject::plain(OWNER), owner.as_ref()),
             NvAuth::Index(auth) => (SessionKind::Hmac, nv.clone(), *auth),
             NvAuth::Policy { auth, .. } => (SessionKind::Policy, nv.clone(), *auth),
+            NvAuth::Signed(_) => (SessionKind::Policy, nv.clone(), None),
         };
         let done = self.with_session(kind, Some(&key), |native, session| {
             if let NvAuth::Policy { policy, auth } = by {
@@ -211,6 +212,9 @@ impl<T: Transport> Native<T> {
                 if policy.needs_auth_value() && auth.is_none() {
                     return Err(TpmError::PinNeeded);
                 }
+            }
+            if let NvAuth::Signed(writer) = by {
+                native.assert_writer(session, writer)?;
             }
             let mut command = Command::new(request.verb, vec![authority, nv], request.parameters)
                 .by(Authorization::Session {

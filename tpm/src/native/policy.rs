@@ -12,9 +12,11 @@ use crate::policy::{
     Assertion, NvReader, Policy, Signature, SignedPolicy, check_branches, to_be_signed,
 };
 use crate::transport::Transport;
-use crate::wire::{NvPublic, Writer};
+use crate::wire::{NvPublic, Public, Writer};
+use crate::writer::WriterKey;
 
 const POLICY_NV: Verb = verb("TPM2_PolicyNV", 0x149);
+const POLICY_SIGNED: Verb = verb("TPM2_PolicySigned", 0x160);
 const LOAD_EXTERNAL: Verb = verb("TPM2_LoadExternal", 0x167);
 const POLICY_AUTHORIZE: Verb = verb("TPM2_PolicyAuthorize", 0x16A);
 const POLICY_AUTH_VALUE: Verb = verb("TPM2_PolicyAuthValue", 0x16B);
@@ -142,30 +144,10 @@ impl<T: Transport> Native<T> {
         signature: &Signature,
         approved: &Digest,
     ) -> Result<Vec<u8>, TpmError> {
-        let key = Writer::new()
-            .sized(&[])
-            .sized(signed.key.as_bytes())
-            // A ticket for a key of no hierarchy would be worth nothing.
-            .u32(OWNER);
-        let load = Command::new(LOAD_EXTERNAL, Vec::new(), key).giving_handle();
-        let loaded = self.link.run(load)?;
-        let handle = loaded.handle()?;
-        self.flushing(handle, |native| {
-            let name = signed.key.name();
-            named(loaded.reader(), &name)?;
-            let parameters = Writer::new().sized(&to_be_signed(approved, &signed.policy_ref).0);
-            let parameters = match signature {
-                Signature::RsaSsa(bytes) => parameters
-                    .u16(0x0014)
-                    .u16(HashAlg::Sha256.id())
-                    .sized(bytes),
-                Signature::EcDsa { r, s } => parameters
-                    .u16(0x0018)
-                    .u16(HashAlg::Sha256.id())
-                    .sized(r)
-                    .sized(s),
-            };
-            let subjects = vec![Subject::named(handle, name)];
+        self.with_verifier(&signed.key, |native, key| {
+            let digest = to_be_signed(approved, &signed.policy_ref);
+            let parameters = Writer::new().sized(&digest.0).bytes(&marshalled(signature));
+            let subjects = vec![key];
             let command = Command::new(VERIFY_SIGNATURE, subjects, parameters);
             let answer = native.link.run(command).map_err(signature_error)?;
             let mut reader = answer.reader();
@@ -173,6 +155,52 @@ impl<T: Transport> Native<T> {
             ticket(&mut reader)?;
             reader.end()?;
             Ok(whole)
+        })
+    }
+
+    /// Runs `work` with a key that the TPM only verifies with.
+    fn with_verifier<R>(
+        &mut self,
+        key: &Public,
+        work: impl FnOnce(&mut Self, Subject) -> Result<R, TpmError>,
+    ) -> Result<R, TpmError> {
+        let parameters = Writer::new()
+            .sized(&[])
+            .sized(key.as_bytes())
+            // A ticket for a key of no hierarchy would be worth nothing.
+            .u32(OWNER);
+        let load = Command::new(LOAD_EXTERNAL, Vec::new(), parameters).giving_handle();
+        let loaded = self.link.run(load)?;
+        let handle = loaded.handle()?;
+        self.flushing(handle, |native| {
+            let name = key.name();
+            named(loaded.reader(), &name)?;
+            work(native, Subject::named(handle, name))
+        })
+    }
+
+    /// Shows the right to write an index, in a session that was used for nothing yet.
+    pub(super) fn assert_writer(
+        &mut self,
+        session: &Session,
+        writer: &WriterKey,
+    ) -> Result<(), TpmError> {
+        let signature = writer.sign(session.nonce_tpm())?;
+        self.with_verifier(writer.public(), |native, key| {
+            let parameters = Writer::new()
+                .sized(session.nonce_tpm())
+                // For whatever command, without a reference, until the session ends.
+                .sized(&[])
+                .sized(&[])
+                .u32(0)
+                .bytes(&marshalled(&signature));
+            let subjects = vec![key, Subject::plain(session.handle)];
+            let command = Command::new(POLICY_SIGNED, subjects, parameters);
+            let answer = native.link.run(command).map_err(signature_error)?;
+            let mut reader = answer.reader();
+            reader.sized()?;
+            ticket(&mut reader)?;
+            Ok(reader.end()?)
         })
     }
 
@@ -213,5 +241,19 @@ impl<T: Transport> Native<T> {
                     .end()?)
             }
         }
+    }
+}
+
+/// As a `TPMT_SIGNATURE`.
+fn marshalled(signature: &Signature) -> Vec<u8> {
+    let sha256 = HashAlg::Sha256.id();
+    match signature {
+        Signature::RsaSsa(bytes) => Writer::new().u16(0x0014).u16(sha256).sized(bytes).done(),
+        Signature::EcDsa { r, s } => Writer::new()
+            .u16(0x0018)
+            .u16(sha256)
+            .sized(r)
+            .sized(s)
+            .done(),
     }
 }

@@ -81,6 +81,11 @@ impl Session {
         }
     }
 
+    /// What the TPM said last in this session.
+    pub(crate) fn nonce_tpm(&self) -> &[u8] {
+        &self.nonce_tpm
+    }
+
     fn encrypts(&self) -> bool {
         #[cfg(test)]
         if self.in_the_clear {

@@ -1,8 +1,9 @@
 //! The NV index that a policy lies in, and the policy in its file: made and rewritten here, so that
 //! what is foreseen can change without a touch of any header.
 //!
-//! The form is that of `systemd-pcrlock`: whoever writes needs a secret (`PolicyAuthValue`), whoever reads
-//! needs the owner's right. With each write, what was foreseen before is over at once, in every copy.
+//! The form is that of `systemd-pcrlock`, but for who may write: a key has to sign for it (see
+//! [`WriterKey`]). Whoever reads needs the owner's right. With each write, what was foreseen before is
+//! over at once, in every copy.
 
 use std::collections::BTreeMap;
 
@@ -12,13 +13,14 @@ use luksmith_crypto::{SecretBytes, random};
 use serde_json::{Value, json};
 
 use super::json::to_hex;
+use super::kept::{Kept, PLACES};
 use super::pcrlock::{PcrlockPolicy, serialise};
-use crate::auth::AuthValue;
 use crate::error::TpmError;
 use crate::hash::HashAlg;
-use crate::policy::{Assertion, MAX_BRANCHES, Policy};
+use crate::policy::MAX_BRANCHES;
 use crate::tpm::{NvAuth, Tpm};
 use crate::wire::{NvAttributes, NvPublic};
+use crate::writer::WriterKey;
 
 /// Where indices of an owner's programs lie (TCG registry of reserved handles), first and number.
 const FIRST: u32 = 0x0180_0000;
@@ -27,22 +29,25 @@ const HANDLES: u32 = 0x0040_0000;
 const TRIES: usize = 16;
 /// A hash algorithm and a digest.
 const CONTENTS_BYTES: u16 = 34;
+/// Written by who can sign, read by the owner.
+pub(super) const ATTRIBUTES: NvAttributes = NvAttributes::POLICY_WRITE
+    .with(NvAttributes::OWNER_READ)
+    .with(NvAttributes::NO_DA);
 
-/// Makes an index that nothing was written to yet. `secret` is asked of whoever writes.
+/// Makes an index that nothing was written to yet, with room behind it for the policy itself. Only
+/// `writer` writes it.
 ///
 /// # Errors
 /// [`TpmError::Full`]; [`TpmError::HierarchyAuth`]; those of talking to the TPM.
-pub fn define_index(tpm: &mut dyn Tpm, secret: &AuthValue) -> Result<NvPublic, TpmError> {
-    let attributes = NvAttributes::POLICY_WRITE
-        .with(NvAttributes::WRITE_ALL)
-        .with(NvAttributes::OWNER_READ)
-        .with(NvAttributes::NO_DA);
-    let policy = by_secret().digest()?.0.to_vec();
+pub fn define_index(tpm: &mut dyn Tpm, writer: &WriterKey) -> Result<NvPublic, TpmError> {
+    let attributes = ATTRIBUTES.with(NvAttributes::WRITE_ALL);
+    let policy = writer.policy().0.to_vec();
     for _ in 0..TRIES {
         let mut number = [0; 4];
         random::fill(&mut number)?;
-        let index = FIRST + u32::from_be_bytes(number) % HANDLES;
-        if !matches!(tpm.nv_public(index), Err(TpmError::NoSuchIndex { .. })) {
+        let index = FIRST + u32::from_be_bytes(number) % (HANDLES - PLACES);
+        let mut is_free = |index| matches!(tpm.nv_public(index), Err(TpmError::NoSuchIndex { .. }));
+        if !(index..=index + PLACES).all(&mut is_free) {
             continue;
         }
         let public = NvPublic {
@@ -51,7 +56,7 @@ pub fn define_index(tpm: &mut dyn Tpm, secret: &AuthValue) -> Result<NvPublic, T
             policy: policy.clone(),
             size_bytes: CONTENTS_BYTES,
         };
-        tpm.nv_define(&public, Some(secret))?;
+        tpm.nv_define(&public, None)?;
         return Ok(NvPublic {
             attributes: attributes.with(NvAttributes::WRITTEN),
             ..public
@@ -60,11 +65,6 @@ pub fn define_index(tpm: &mut dyn Tpm, secret: &AuthValue) -> Result<NvPublic, T
     Err(TpmError::Unsupported {
         what: "no free NV index".to_owned(),
     })
-}
-
-/// What has to hold for a write.
-fn by_secret() -> Policy {
-    Policy::new(vec![Assertion::AuthValue])
 }
 
 impl PcrlockPolicy {
@@ -127,22 +127,58 @@ impl PcrlockPolicy {
         }))
     }
 
-    /// Writes the policy into its index: from now on it is in force, and no other.
+    /// Writes the policy into the TPM, then its digest into the index: from now on it is in force, and no
+    /// other. Where the TPM has no room for the policy itself, its file has to be at hand when a volume is
+    /// opened.
     ///
     /// # Errors
-    /// [`TpmError::WrongPin`] for another secret than that of the index; [`TpmError::NoSuchIndex`];
+    /// [`TpmError::PolicyMismatch`] for another key than that of the index; [`TpmError::NoSuchIndex`];
     /// those of talking to the TPM.
-    pub fn put_in_force(&self, tpm: &mut dyn Tpm, secret: &AuthValue) -> Result<(), TpmError> {
+    pub fn put_in_force(&self, tpm: &mut dyn Tpm, writer: &WriterKey) -> Result<Kept, TpmError> {
         let index = self.index.as_ref().ok_or(NO_INDEX)?;
-        let by = NvAuth::Policy {
-            policy: &by_secret(),
-            auth: Some(secret),
+        let kept = if self.fits_in_tpm() {
+            match self.keep(tpm, writer) {
+                Ok(()) => Kept::InTpm,
+                Err(why @ (TpmError::Full { .. } | TpmError::Unsupported { .. })) => {
+                    Kept::OnlyInFile(why)
+                }
+                Err(other) => return Err(other),
+            }
+        } else {
+            Kept::OnlyInFile(TpmError::Unsupported {
+                what: "that many values of PCRs".to_owned(),
+            })
         };
-        let mut contents = self.contents()?;
-        tpm.nv_write(index.index, &by, &SecretBytes::take_from(&mut contents)?)
+        let contents = SecretBytes::take_from(&mut self.contents()?)?;
+        tpm.nv_write(index.index, &NvAuth::Signed(writer), &contents)?;
+        // An index that somebody made anew with a value of his own takes what we send for something else.
+        if !contents.ct_eq(&tpm.nv_read(index.index, &NvAuth::Owner)?) {
+            return Err(TpmError::PolicyMismatch {
+                detail: format!("NV index {:#010x} was made anew by somebody", index.index),
+            });
+        }
+        Ok(kept)
+    }
+
+    /// Removes the index: nothing that is bound to it opens any more, not even by a copy of a header made
+    /// before. This cannot be undone.
+    ///
+    /// # Errors
+    /// [`TpmError::NoSuchIndex`] if it is gone already; [`TpmError::PolicyMismatch`] if another one
+    /// stands in its place, which is left alone; those of talking to the TPM.
+    pub fn revoke(&self, tpm: &mut dyn Tpm) -> Result<(), TpmError> {
+        let index = self.index.as_ref().ok_or(NO_INDEX)?;
+        if tpm.nv_public(index.index)?.name() != index.name() {
+            return Err(TpmError::PolicyMismatch {
+                detail: format!("NV index {:#010x} is another one", index.index),
+            });
+        }
+        // The one that counts goes first.
+        tpm.nv_undefine(index.index)?;
+        super::kept::clear(tpm, index)
     }
 }
 
-const NO_INDEX: TpmError = TpmError::Misuse {
+pub(super) const NO_INDEX: TpmError = TpmError::Misuse {
     what: "a policy without an index",
 };

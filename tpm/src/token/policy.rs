@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 
 use super::files::PolicyFiles;
-use super::pcrlock::{Pcrlock, authorized};
+use super::pcrlock::{Pcrlock, PcrlockPolicy, authorized};
 use super::signatures::{SignedPcrs, numbers};
 use super::{Pin, SystemdTpm2};
 use crate::error::TpmError;
@@ -164,7 +164,12 @@ impl Settled<'_> {
                 Err(TpmError::BadSignature)
             }
             Self::Pcrlock(index) => {
-                let mut assertions = files.pcrlock_in(index)?.fulfilled(tpm, index)?;
+                // What the TPM keeps is as new as its digest; a file in an initramfs may be old.
+                let foreseen = match PcrlockPolicy::kept(tpm, index)? {
+                    Some(policy) => policy,
+                    None => files.pcrlock_in(index)?,
+                };
+                let mut assertions = foreseen.fulfilled(tpm, index)?;
                 assertions.push(authorized(index));
                 assertions.extend_from_slice(tail);
                 let policy = Policy::new(assertions);

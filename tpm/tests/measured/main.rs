@@ -5,6 +5,7 @@
 mod support;
 
 mod damaged;
+mod forecast;
 mod images;
 mod made;
 mod next;

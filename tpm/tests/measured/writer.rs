@@ -169,3 +169,31 @@ pub(crate) fn userspace(records: &[(u8, &str, &str)]) -> Vec<u8> {
     };
     records.iter().map(one).collect::<String>().into_bytes()
 }
+
+/// A PE image with these sections, each filled up to 512 bytes; not signed.
+pub(crate) fn pe(sections: &[(&str, &[u8])]) -> Vec<u8> {
+    const PE: usize = 0x40;
+    const OPTIONAL: usize = PE + 24;
+    const TABLE: usize = OPTIONAL + 240;
+    let mut image = vec![0; 1024];
+    image[..2].copy_from_slice(b"MZ");
+    image[0x3C] = 0x40;
+    image[PE..PE + 4].copy_from_slice(b"PE\0\0");
+    image[PE + 6] = u8::try_from(sections.len()).unwrap();
+    image[PE + 20] = 240;
+    image[OPTIONAL..OPTIONAL + 2].copy_from_slice(&0x020B_u16.to_le_bytes());
+    image[OPTIONAL + 60..OPTIONAL + 64].copy_from_slice(&1024_u32.to_le_bytes());
+    image[OPTIONAL + 108] = 16;
+    for (at, (name, content)) in sections.iter().enumerate() {
+        let filled = content.len().next_multiple_of(512);
+        let header = TABLE + 40 * at;
+        image[header..header + name.len()].copy_from_slice(name.as_bytes());
+        let begin = len(image.len());
+        image[header + 8..header + 12].copy_from_slice(&len(content.len()));
+        image[header + 16..header + 20].copy_from_slice(&len(filled));
+        image[header + 20..header + 24].copy_from_slice(&begin);
+        image.extend_from_slice(content);
+        image.resize(image.len() + filled - content.len(), 0);
+    }
+    image
+}

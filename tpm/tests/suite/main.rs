@@ -4,6 +4,7 @@
 mod support;
 
 mod hostile;
+mod kept;
 mod lockout;
 mod nv;
 mod offline;
@@ -123,8 +124,15 @@ claims! {
             a_stale_policy_is_told_and_not_enrolled
             what_is_wrong_with_index_or_file_is_told
             the_file_says_the_index_where_the_token_does_not
+            with_the_owners_right_the_index_is_made_anew
             with_signed_pcrs_it_takes_both;
         lockout:
             the_rules_can_be_set_and_tries_forgotten;
+        kept:
+            no_file_is_needed_whatever_comes_after
+            what_is_not_yet_in_force_costs_nothing
+            without_room_the_file_is_needed
+            what_is_revoked_opens_nowhere
+            an_index_made_anew_is_written_by_nobody_else;
     }
 }

@@ -273,6 +273,33 @@ pub(crate) fn what_is_wrong_with_index_or_file_is_told(back_end: BackEnd) {
     );
 }
 
+/// A weakness of this form, so that nobody takes it for more than it is: the name of the index says
+/// that a value guards it, and not which. Ours asks for a signature (`kept.rs`).
+pub(crate) fn with_the_owners_right_the_index_is_made_anew(back_end: BackEnd) {
+    let (swtpm, files, enrolled) = enrolled(back_end, |_| {});
+    for _ in 0..2 {
+        extend(back_end, &swtpm, 16);
+    }
+    let told = why(back_end, &swtpm, &enrolled, &files);
+    assert!(matches!(told, TokenError::PolicyMismatch(_)), "{told}");
+    {
+        let mut tpm = back_end.connect(&swtpm);
+        tpm.nv_undefine(INDEX).unwrap();
+        let theirs = auth(b"theirs");
+        tpm.nv_define(&empty_index(), Some(&theirs)).unwrap();
+        let allowed = foreseen(&mut *tpm);
+        let policy = Policy::new(vec![Assertion::AuthValue]);
+        let by = NvAuth::Policy {
+            policy: &policy,
+            auth: Some(&theirs),
+        };
+        let contents = [&[0, 0x0B], &digest(&allowed)[..]].concat();
+        tpm.nv_write(INDEX, &by, &secret(&contents)).unwrap();
+        put(&files.of_pcrlock(), &file(&allowed));
+    }
+    assert_opens(back_end, &swtpm, &enrolled, &files, None);
+}
+
 /// Early versions wrote no index into the token.
 pub(crate) fn the_file_says_the_index_where_the_token_does_not(back_end: BackEnd) {
     let (swtpm, files, enrolled) = enrolled(back_end, |_| {});

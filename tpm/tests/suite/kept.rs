@@ -1,0 +1,238 @@
+//! A policy of this machine, which the TPM keeps itself.
+
+use std::collections::BTreeMap;
+
+use luksmith_keyslot::TokenError;
+use luksmith_tpm::token::{Enrolled, Enrolment, Kept, PcrlockPolicy, define_index, enrol};
+use luksmith_tpm::wire::{NvAttributes, NvPublic};
+use luksmith_tpm::{Assertion, HashAlg, NvAuth, Policy, TpmError, WriterKey};
+
+use crate::BackEnd;
+use crate::signed::{Files, assert_opens, extend, inner, put, value, why};
+use crate::support::{Swtpm, auth, secret};
+
+/// PCR 16 has to be one of these.
+fn policy(index: &NvPublic, values: &[Vec<u8>]) -> PcrlockPolicy {
+    let allowed = BTreeMap::from([(16, values.to_vec())]);
+    PcrlockPolicy::new(HashAlg::Sha256, allowed, index.clone()).unwrap()
+}
+
+/// A slot bound to PCR 16 as it is, and no file any more.
+struct Bound {
+    swtpm: Swtpm,
+    files: Files,
+    writer: WriterKey,
+    index: NvPublic,
+    enrolled: Enrolled,
+}
+
+fn bound(back_end: BackEnd) -> Bound {
+    let swtpm = back_end.swtpm();
+    let files = Files::new();
+    let mut tpm = back_end.connect(&swtpm);
+    let writer = WriterKey::generate().unwrap();
+    let index = define_index(&mut *tpm, &writer).unwrap();
+    let now = value(&mut *tpm, 16);
+    let first = policy(&index, &[now]);
+    let kept = first.put_in_force(&mut *tpm, &writer).unwrap();
+    assert!(matches!(kept, Kept::InTpm));
+    put(&files.of_pcrlock(), &first.to_json().unwrap());
+    let enrolment = Enrolment {
+        pcrlock: true,
+        files: files.places(),
+        ..Enrolment::default()
+    };
+    let enrolled = enrol(&mut *tpm, &enrolment).unwrap();
+    drop(tpm);
+    std::fs::remove_file(files.of_pcrlock()).unwrap();
+    Bound {
+        swtpm,
+        files,
+        writer,
+        index,
+        enrolled,
+    }
+}
+
+pub(crate) fn no_file_is_needed_whatever_comes_after(back_end: BackEnd) {
+    let Bound {
+        swtpm,
+        files,
+        writer,
+        index,
+        enrolled,
+    } = bound(back_end);
+    assert_opens(back_end, &swtpm, &enrolled, &files, None);
+    // More often than there are places.
+    for _ in 0..3 {
+        extend(back_end, &swtpm, 16);
+        let told = why(back_end, &swtpm, &enrolled, &files);
+        assert!(matches!(told, TokenError::PolicyMismatch(_)), "{told}");
+        let mut tpm = back_end.connect(&swtpm);
+        let now = value(&mut *tpm, 16);
+        let next = policy(&index, &[now, vec![7; 32]]);
+        let kept = next.put_in_force(&mut *tpm, &writer).unwrap();
+        assert!(matches!(kept, Kept::InTpm));
+        assert_eq!(
+            PcrlockPolicy::kept(&mut *tpm, &index).unwrap().as_ref(),
+            Some(&next)
+        );
+        drop(tpm);
+        assert_opens(back_end, &swtpm, &enrolled, &files, None);
+    }
+    assert_eq!(swtpm.left_behind().len(), 0);
+}
+
+/// The policy is there and its digest is not: as after a power cut in between.
+pub(crate) fn what_is_not_yet_in_force_costs_nothing(back_end: BackEnd) {
+    let Bound {
+        swtpm,
+        files,
+        writer,
+        index,
+        enrolled,
+    } = bound(back_end);
+    {
+        let mut tpm = back_end.connect(&swtpm);
+        let before = tpm.nv_read(index.index, &NvAuth::Owner).unwrap();
+        let next = policy(&index, &[vec![7; 32]]);
+        next.put_in_force(&mut *tpm, &writer).unwrap();
+        tpm.nv_write(index.index, &NvAuth::Signed(&writer), &before)
+            .unwrap();
+    }
+    assert_opens(back_end, &swtpm, &enrolled, &files, None);
+    // And the next attempt does not spoil it either.
+    let mut tpm = back_end.connect(&swtpm);
+    let now = value(&mut *tpm, 16);
+    let next = policy(&index, &[now, vec![9; 32]]);
+    next.put_in_force(&mut *tpm, &writer).unwrap();
+    drop(tpm);
+    assert_opens(back_end, &swtpm, &enrolled, &files, None);
+}
+
+pub(crate) fn without_room_the_file_is_needed(back_end: BackEnd) {
+    let Bound {
+        swtpm,
+        files,
+        writer,
+        index,
+        enrolled,
+    } = bound(back_end);
+    let mut tpm = back_end.connect(&swtpm);
+    let now = value(&mut *tpm, 16);
+    // Somebody else's, where the next one would go.
+    let theirs = NvPublic {
+        index: index.index + 2,
+        attributes: NvAttributes::OWNER_READ.with(NvAttributes::OWNER_WRITE),
+        policy: Vec::new(),
+        size_bytes: 8,
+    };
+    tpm.nv_define(&theirs, None).unwrap();
+    tpm.nv_write(theirs.index, &NvAuth::Owner, &secret(b"contents"))
+        .unwrap();
+    let next = policy(&index, &[now, vec![7; 32]]);
+    let kept = next.put_in_force(&mut *tpm, &writer).unwrap();
+    assert!(matches!(kept, Kept::OnlyInFile(_)));
+    drop(tpm);
+    let told = why(back_end, &swtpm, &enrolled, &files);
+    assert!(
+        matches!(inner(&told), TpmError::NoPolicyFile { .. }),
+        "{told}"
+    );
+    put(&files.of_pcrlock(), &next.to_json().unwrap());
+    assert_opens(back_end, &swtpm, &enrolled, &files, None);
+    // Removed with the policy, but for what is not ours.
+    let mut tpm = back_end.connect(&swtpm);
+    next.revoke(&mut *tpm).unwrap();
+    let left = tpm.nv_read(theirs.index, &NvAuth::Owner).unwrap();
+    assert_eq!(left.expose(), b"contents");
+}
+
+pub(crate) fn what_is_revoked_opens_nowhere(back_end: BackEnd) {
+    let Bound {
+        swtpm,
+        files,
+        writer: _,
+        index,
+        enrolled,
+    } = bound(back_end);
+    let mut tpm = back_end.connect(&swtpm);
+    let policy = PcrlockPolicy::kept(&mut *tpm, &index).unwrap().unwrap();
+    policy.revoke(&mut *tpm).unwrap();
+    for handle in index.index..index.index + 3 {
+        let gone = tpm.nv_public(handle);
+        assert!(matches!(gone, Err(TpmError::NoSuchIndex { .. })));
+    }
+    let gone = policy.revoke(&mut *tpm);
+    assert!(matches!(gone, Err(TpmError::NoSuchIndex { .. })));
+    drop(tpm);
+    put(&files.of_pcrlock(), &policy.to_json().unwrap());
+    let told = why(back_end, &swtpm, &enrolled, &files);
+    assert!(
+        matches!(inner(&told), TpmError::NoSuchIndex { .. }),
+        "{told}"
+    );
+}
+
+/// Whoever boots the machine by a system of his own has the owner's right, and so can put an index of
+/// the same name in the place of ours.
+pub(crate) fn an_index_made_anew_is_written_by_nobody_else(back_end: BackEnd) {
+    let Bound {
+        swtpm,
+        files,
+        writer,
+        index,
+        enrolled,
+    } = bound(back_end);
+    extend(back_end, &swtpm, 16);
+    let mut tpm = back_end.connect(&swtpm);
+    let now = value(&mut *tpm, 16);
+    let theirs = policy(&index, &[now]);
+    let own = WriterKey::generate().unwrap();
+    let refused = theirs.put_in_force(&mut *tpm, &own);
+    assert!(
+        matches!(refused, Err(TpmError::PolicyMismatch { .. })),
+        "{refused:?}"
+    );
+    tpm.nv_undefine(index.index).unwrap();
+    let empty = NvPublic {
+        attributes: NvAttributes(index.attributes.0 & !NvAttributes::WRITTEN.0),
+        ..index.clone()
+    };
+    tpm.nv_define(&empty, Some(&auth(b"theirs"))).unwrap();
+    let proof = auth(b"theirs");
+    let by_value = Policy::new(vec![Assertion::AuthValue]);
+    let contents = [7; 34];
+    for by in [
+        NvAuth::Signed(&own),
+        NvAuth::Owner,
+        NvAuth::Index(Some(&proof)),
+        NvAuth::Policy {
+            policy: &by_value,
+            auth: Some(&proof),
+        },
+    ] {
+        assert!(tpm.nv_write(index.index, &by, &secret(&contents)).is_err());
+    }
+    drop(tpm);
+    put(&files.of_pcrlock(), &theirs.to_json().unwrap());
+    // Never written: that is what the TPM says of it.
+    let told = why(back_end, &swtpm, &enrolled, &files);
+    assert!(
+        matches!(inner(&told), TpmError::IndexRefused { .. }),
+        "{told}"
+    );
+    // Their value is in the way of the right key, too; which is noticed.
+    let mut tpm = back_end.connect(&swtpm);
+    let told = theirs.put_in_force(&mut *tpm, &writer);
+    assert!(
+        matches!(told, Err(TpmError::PolicyMismatch { .. })),
+        "{told:?}"
+    );
+    tpm.nv_undefine(index.index).unwrap();
+    tpm.nv_define(&empty, None).unwrap();
+    theirs.put_in_force(&mut *tpm, &writer).unwrap();
+    drop(tpm);
+    assert_opens(back_end, &swtpm, &enrolled, &files, None);
+    assert_eq!(swtpm.left_behind().len(), 0);
+}
