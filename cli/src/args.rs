@@ -14,7 +14,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use crate::hint::Failure;
 use crate::options::{self, OPTIONS, Opt, Standing, Takes};
-use crate::verbs::{self, VERBS, Verb};
+use crate::verbs::{self, Verb};
 
 /// What the command line says.
 pub(crate) struct Args {
@@ -197,7 +197,7 @@ pub(crate) fn command() -> Command {
                 .help("Print the version"),
         );
     let mut groups: Vec<(&str, Command)> = Vec::new();
-    for verb in VERBS {
+    for verb in verbs::all() {
         match verb.name.split_once(' ') {
             None => top = top.subcommand(verb_command(verb, verb.name)),
             Some((group, word)) => {
@@ -348,8 +348,7 @@ impl Args {
                     opt.long, opt.elsewhere
                 )),
                 Standing::Works => {
-                    let takers: Vec<&str> = VERBS
-                        .iter()
+                    let takers: Vec<&str> = verbs::all()
                         .filter(|v| !v.hidden && v.takes(opt.long))
                         .map(|v| v.name)
                         .collect();
@@ -622,7 +621,7 @@ mod tests {
         }
         for opt in OPTIONS.iter().filter(|o| o.standing == Standing::Works) {
             assert!(
-                VERBS.iter().any(|v| v.takes(opt.long)),
+                verbs::all().any(|v| v.takes(opt.long)),
                 "--{} is for no verb",
                 opt.long
             );
@@ -641,7 +640,7 @@ mod tests {
                 );
             }
         }
-        for verb in VERBS {
+        for verb in verbs::all() {
             for name in verb.options.iter().copied().flatten() {
                 assert!(options::find(name).is_some(), "{}: --{name}", verb.name);
             }

@@ -9,6 +9,7 @@ mod blockinfo;
 mod commands;
 mod crypttab;
 mod errors;
+mod event_log;
 mod exit;
 mod hint;
 mod kdf;

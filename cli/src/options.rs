@@ -545,6 +545,20 @@ pub(crate) const OPTIONS: &[Opt] = &[
     )
     .ours(),
     Opt::new(
+        "kernel",
+        Text("RELEASE"),
+        "The kernel that will be started [default: the newest in /boot, or the one that runs]",
+    )
+    .ours(),
+    Opt::new("root", Path, "The machine whose files lie below this folder").ours(),
+    Opt::new("dry-run", Nothing, "Tell the plan, and change nothing").ours(),
+    Opt::new(
+        "only-drop",
+        Nothing,
+        "Only drop values that did not come at this boot; take none that was not foreseen",
+    )
+    .ours(),
+    Opt::new(
         "keep",
         Nothing,
         "Let the values so far count as well, up to 8 of a PCR",

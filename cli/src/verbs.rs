@@ -4,6 +4,7 @@
 //! looks up the row and calls its function.
 
 mod refused;
+mod tpm;
 
 pub(crate) use refused::REFUSED;
 
@@ -139,7 +140,7 @@ const NAME: Positional = must(
 );
 
 /// The whole table, in the order of the help text.
-pub(crate) const VERBS: &[Verb] = &[
+const VERBS: &[Verb] = &[
     Verb {
         name: "format",
         also: &["luksFormat"],
@@ -467,120 +468,6 @@ pub(crate) const VERBS: &[Verb] = &[
         run: c::enroll::run,
     },
     Verb {
-        name: "tpm enroll",
-        also: &[],
-        about: "Have the TPM open the volume: with a PIN, or bound to PCRs",
-        more: "With --tpm2-with-pin=no, and no PCRs named, it opens with nobody there: bound to PCR 7 \
-               (Secure Boot) and to PCR 15 as it is until an initramfs of ours has opened a volume. \
-               With --auto it is bound to the policy of this machine, in an NV index of the TPM: \
-               after an update that changed PCRs, tpm update rewrites that. \
-               Makes a recovery key first, unless there is one, and shows it once. What is sealed \
-               is unsealed again before anything is written. The token is systemd's own: \
-               systemd-cryptsetup opens it, too.",
-        positionals: &[HEADER_DEVICE],
-        options: &[
-            HEADER,
-            KEY,
-            TOKEN,
-            BINDING,
-            &[
-                "volume-key-file",
-                "allow-null-cipher",
-                "unlock-tpm2-device",
-                "no-recovery-key",
-                "auto",
-                "without-secure-boot",
-                "progress-json",
-                "progress-frequency",
-            ],
-        ],
-        hidden: false,
-        run: c::enroll::tpm,
-    },
-    Verb {
-        name: "tpm list",
-        also: &[],
-        about: "List the slots that a TPM opens, and whether each would open now",
-        more: "No PIN is asked for and no try is spent.",
-        positionals: &[HEADER_DEVICE],
-        options: &[
-            HEADER,
-            JSON,
-            &["tpm2-device", "tpm2-signature", "tpm2-pcrlock"],
-        ],
-        hidden: false,
-        run: c::tpm::list,
-    },
-    Verb {
-        name: "tpm why",
-        also: &[],
-        about: "Say what changed since a slot was bound to PCRs, in words",
-        more: "Reads the event log of the firmware and what was kept when the slot was bound.",
-        positionals: &[HEADER_DEVICE],
-        options: &[
-            HEADER,
-            JSON,
-            &["token-id", "tpm2-device", "event-log", "state-directory"],
-        ],
-        hidden: false,
-        run: c::why::run,
-    },
-    Verb {
-        name: "tpm wipe",
-        also: &[],
-        about: "Remove the slots that a TPM opens, or the one of --token-id",
-        more: "",
-        positionals: &[HEADER_DEVICE],
-        options: &[HEADER, KEY, COUNTER, &["token-id"]],
-        hidden: false,
-        run: c::wipe::tpm,
-    },
-    Verb {
-        name: "tpm reseal",
-        also: &[],
-        about: "Bind a TPM slot to the PCRs as they are now, after an update changed them",
-        more: "A passphrase or the recovery key opens the volume for it. The old slot goes when \
-               the new one is on the disk. A PIN is set anew.",
-        positionals: &[HEADER_DEVICE],
-        options: &[
-            HEADER,
-            KEY,
-            TOKEN,
-            &[
-                "volume-key-file",
-                "allow-null-cipher",
-                "new-pin-file",
-                "event-log",
-                "state-directory",
-                "progress-json",
-                "progress-frequency",
-            ],
-        ],
-        hidden: false,
-        run: c::tpm::reseal,
-    },
-    Verb {
-        name: "tpm update",
-        also: &[],
-        about: "Rewrite the policy of this machine: the PCRs as they are now",
-        more: "No header is touched, and slots that are bound to it (tpm enroll --auto) open by the \
-               new values; by the old ones nothing opens any more, not even an old copy of a header.",
-        positionals: &[],
-        options: &[&["tpm2-device", "state-directory", "keep"]],
-        hidden: false,
-        run: c::machine_policy::update,
-    },
-    Verb {
-        name: "tpm status",
-        also: &[],
-        about: "Show the TPM: maker, PCR banks, wrong PINs so far and when it forgets them",
-        more: "",
-        positionals: &[],
-        options: &[JSON, &["tpm2-device"]],
-        hidden: false,
-        run: c::tpm::status,
-    },
-    Verb {
         name: "fingerprint",
         also: &[],
         about: "Print crypttab's fixate-volume-key= for a volume: with it, no other volume is taken for it",
@@ -769,16 +656,19 @@ pub(crate) const VERBS: &[Verb] = &[
     },
 ];
 
+/// Every verb, in the order in which help texts show them.
+pub(crate) fn all() -> impl Iterator<Item = &'static Verb> {
+    VERBS.iter().chain(tpm::VERBS)
+}
+
 /// Finds a verb by its name or by cryptsetup's.
 pub(crate) fn find(name: &str) -> Option<&'static Verb> {
-    VERBS
-        .iter()
-        .find(|v| v.name == name || v.also.contains(&name))
+    all().find(|v| v.name == name || v.also.contains(&name))
 }
 
 /// Whether `word` is the first of a two-word verb, as in `slot add`.
 pub(crate) fn is_group(word: &str) -> bool {
-    VERBS.iter().any(|v| {
+    all().any(|v| {
         v.name
             .split_once(' ')
             .is_some_and(|(first, _)| first == word)

@@ -9,20 +9,19 @@ use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use luksmith_tpm::log::{EventLog, Remembered, why};
+use luksmith_tpm::log::{Remembered, why};
 use luksmith_tpm::{HashAlg, PcrSelection, Tpm};
 use serde_json::json;
 
 use crate::args::Args;
 use crate::commands::tpm::the_token;
 use crate::errors;
+use crate::event_log;
 use crate::hint::{Failure, shell};
 use crate::output;
 use crate::session::Session;
 use crate::tpm_device;
 
-/// The log of the firmware and the boot loader.
-const EVENT_LOG: &str = "/sys/kernel/security/tpm0/binary_bios_measurements";
 /// Where this machine keeps what it remembers.
 const STATE: &str = "/var/lib/luksmith";
 
@@ -124,17 +123,12 @@ fn measured(
     bank: HashAlg,
     pcrs: &[u8],
 ) -> Result<Remembered, Failure> {
-    let path = args.path("event-log").unwrap_or_else(|| EVENT_LOG.into());
-    let failed = |why: &dyn std::fmt::Display| {
-        Failure::usage(format!("cannot read the event log {}: {why}", shell(&path))).no_disk()
-    };
-    let bytes = fs::read(&path).map_err(|error| failed(&error))?;
-    let log = EventLog::parse(&bytes).map_err(|error| failed(&error))?;
+    let log = event_log::read(args)?;
     let selection = PcrSelection::new(bank, pcrs).map_err(|error| errors::tpm(&error))?;
     let values = tpm
         .read_pcrs(&selection)
         .map_err(|error| errors::tpm(&error))?;
-    Remembered::new(&log, &values).map_err(|error| failed(&error))
+    Remembered::new(&log, &values).map_err(|error| Failure::usage(error.to_string()).no_disk())
 }
 
 /// Whole, or not at all.

@@ -1,21 +1,30 @@
-//! The policy of this machine: what PCRs may be, in an NV index of the TPM and in a file beside it.
+//! The policy of this machine: what PCRs may be, in NV indices of the TPM and in a file.
 //!
-//! Slots that are bound to it (`tpm enroll --auto`) need not change when a PCR does: `tpm update`
-//! rewrites 34 bytes in the TPM, and what was foreseen before is over at once, in every copy of every header.
-//! The secret that writes lies in a file of the encrypted root, so only the running system can.
+//! Slots that are bound to it (`tpm enroll --auto`) need not change when a PCR does: the policy is
+//! rewritten, and what was foreseen before is over at once, in every copy of every header. The key that
+//! writes lies in a file of the encrypted root, so only the running system can.
+//!
+//! ```text
+//! provide    made when the first slot is bound to it
+//! predict    predict.rs   the values of the next boot, beside those of this one
+//! update     update.rs    the values of this boot, after it went well
+//! revoke     revoke.rs    nothing opens any more
+//! ```
+
+mod boot_files;
+mod predict;
+mod revoke;
+mod update;
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use luksmith_crypto::SecretBytes;
-use luksmith_tpm::policy::MAX_BRANCHES;
-use luksmith_tpm::token::{PcrlockPolicy, define_index};
-use luksmith_tpm::{
-    AuthValue, FixedValue, HashAlg, IDENTITY_PCR, PcrList, PcrSelection, Tpm, TpmError,
-};
+use luksmith_tpm::token::{Kept, PcrlockPolicy, define_index};
+use luksmith_tpm::{FixedValue, HashAlg, PcrList, PcrSelection, Tpm, TpmError, WriterKey};
+use nix::fcntl::{Flock, FlockArg};
 
 use crate::args::Args;
 use crate::commands::tpm_plan::listed;
@@ -24,14 +33,66 @@ use crate::errors;
 use crate::hint::{Failure, shell};
 use crate::output;
 use crate::passphrase::Source;
-use crate::tpm_device;
+
+pub(crate) use predict::predict;
+pub(crate) use revoke::revoke;
+pub(crate) use update::update;
 
 const POLICY: &str = "policy.json";
-const SECRET: &str = "policy.key";
-const SECRET_BYTES: usize = 32;
+const WRITER: &str = "policy.key";
 /// One byte at the end of this variable says whether Secure Boot is on (UEFI, "Globally Defined Variables").
 const SECURE_BOOT: &str =
     "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
+
+/// The values that each PCR may have, the one that counts most first.
+type Allowed = BTreeMap<u8, Vec<Vec<u8>>>;
+
+/// The policy, and the right to change it.
+struct MachinePolicy {
+    folder: PathBuf,
+    policy: PcrlockPolicy,
+    writer: WriterKey,
+    /// Hooks of several packages may run at the same time.
+    _lock: Flock<File>,
+}
+
+impl MachinePolicy {
+    fn read(args: &Args) -> Result<Self, Failure> {
+        let folder = state_folder(args);
+        let policy = read(&folder.join(POLICY))?;
+        let lock = lock(&folder)?;
+        // Again, as whoever had the lock may have changed it.
+        let policy = match policy.index() {
+            Some(_) => read(&folder.join(POLICY))?,
+            None => {
+                let file = shell(folder.join(POLICY));
+                return Err(Failure::usage(format!("{file} names no NV index")).no_disk());
+            }
+        };
+        let secret = Source::bytes_of(&folder.join(WRITER))?;
+        let writer = WriterKey::from_secret(secret).map_err(|error| errors::tpm(&error))?;
+        Ok(Self {
+            folder,
+            policy,
+            writer,
+            _lock: lock,
+        })
+    }
+
+    fn pcrs(&self) -> Vec<u8> {
+        self.policy.allowed().keys().copied().collect()
+    }
+
+    /// Puts other values into force.
+    fn put(&mut self, tpm: &mut dyn Tpm, allowed: Allowed) -> Result<(), Failure> {
+        let index = self.policy.index().cloned().expect("read() looked");
+        let policy = PcrlockPolicy::new(self.policy.bank(), allowed, index)
+            .map_err(|error| errors::tpm(&error))?;
+        put(&self.folder.join(POLICY), &policy, tpm, &self.writer)?;
+        self.policy = policy;
+        Ok(())
+    }
+}
 
 /// The policy of this machine, made for these PCRs if there is none yet. Gives its file.
 pub(super) fn provide(
@@ -71,95 +132,56 @@ pub(super) fn provide(
         .mode(0o700)
         .create(&folder)
         .map_err(failed)?;
-    if folder.join(SECRET).exists() {
+    let _lock = lock(&folder)?;
+    if folder.join(WRITER).exists() {
         return Err(Failure::usage(format!(
-            "{} is missing, but the secret of its index is there: slots may still be bound to it",
+            "{} is missing, but the key that writes it is there: slots may still be bound to it",
             shell(&file)
         ))
-        .hint("put the file back, or remove the secret if no slot is bound to the policy any more")
-        .command(format!("rm {}", shell(folder.join(SECRET)))));
+        .hint("put the file back, or remove the key if no slot is bound to the policy any more")
+        .command(format!("rm {}", shell(folder.join(WRITER)))));
     }
-    let secret = SecretBytes::random(SECRET_BYTES).map_err(errors::crypto)?;
-    // Before the index: one that nobody can write to would be of no use.
-    write(&folder.join(SECRET), secret.expose()).map_err(failed)?;
     let tpm_failed = |error: TpmError| errors::tpm(&error);
-    let proof = AuthValue::new(secret).map_err(errors::crypto)?;
-    let index = define_index(tpm, &proof).map_err(|error| {
+    let writer = WriterKey::generate().map_err(tpm_failed)?;
+    // Before the index: one that nobody can write to would be of no use.
+    write(&folder.join(WRITER), writer.secret().expose()).map_err(failed)?;
+    let index = define_index(tpm, &writer).map_err(|error| {
         // Of no index: the next attempt makes its own.
-        let _ = fs::remove_file(folder.join(SECRET));
+        let _ = fs::remove_file(folder.join(WRITER));
         tpm_failed(error)
     })?;
     let values = present(tpm, bank, &pcrs.pcrs, &pcrs.values)?;
     let values = values.into_iter().map(|(pcr, value)| (pcr, vec![value]));
     let policy = PcrlockPolicy::new(bank, values.collect(), index).map_err(tpm_failed)?;
-    put(&file, &policy, tpm, &proof)?;
+    put(&file, &policy, tpm, &writer)?;
     Ok(file)
 }
 
-/// Runs `tpm update`: the PCRs as they are now, from the next boot on.
-pub(crate) fn update(args: &Args) -> Result<(), Failure> {
-    let keep = args.flag("keep");
-    let folder = state_folder(args);
-    let file = folder.join(POLICY);
-    let old = read(&file)?;
-    let secret = Source::bytes_of(&folder.join(SECRET))?;
-    let proof = AuthValue::new(secret).map_err(errors::crypto)?;
-    let mut tpm = tpm_device::connect(args)?;
-    let pcrs: Vec<u8> = old.allowed().keys().copied().collect();
-    // Only before a volume is open does PCR 15 tell anything; now one is.
-    let fuse = BTreeMap::from([(IDENTITY_PCR, FixedValue::Zero)]);
-    let now = present(&mut tpm, old.bank(), &pcrs, &fuse)?;
-    let mut changed = Vec::new();
-    let mut allowed = BTreeMap::new();
-    for (pcr, value) in now {
-        let before = &old.allowed()[&pcr];
-        if before.as_slice() != std::slice::from_ref(&value) {
-            changed.push(pcr);
-        }
-        let mut values = vec![value];
-        if keep {
-            let others = before.iter().filter(|one| **one != values[0]).cloned();
-            values.extend(others.collect::<Vec<_>>());
-            // No TPM takes more; the oldest goes.
-            values.truncate(MAX_BRANCHES);
-        }
-        allowed.insert(pcr, values);
-    }
-    let index = old
-        .index()
-        .cloned()
-        .ok_or_else(|| Failure::usage(format!("{} names no NV index", shell(&file))).no_disk())?;
-    let policy =
-        PcrlockPolicy::new(old.bank(), allowed, index).map_err(|error| errors::tpm(&error))?;
-    put(&file, &policy, &mut tpm, &proof)?;
-    output::text(&match changed.as_slice() {
-        [] => "The policy is as it was.\n".to_owned(),
-        changed => format!("The policy has new values of PCR {}.\n", listed(changed)),
-    })?;
-    output::note(
-        "The initramfs has a copy of it, if a volume is opened there: update-initramfs -u",
-    );
-    Ok(())
-}
-
-/// First the file, beside the old one; then the index, from which moment it counts; then in place of
+/// First the file, beside the old one; then the TPM, from which moment it counts; then in place of
 /// the old one. Cut off in between, the next update puts both right.
 fn put(
     file: &Path,
     policy: &PcrlockPolicy,
     tpm: &mut dyn Tpm,
-    proof: &AuthValue,
+    writer: &WriterKey,
 ) -> Result<(), Failure> {
     let failed =
         |error: io::Error| Failure::usage(format!("cannot write {}: {error}", shell(file)));
     let json = policy.to_json().map_err(|error| errors::tpm(&error))?;
     let unfinished = file.with_extension("new");
     write(&unfinished, json.to_string().as_bytes()).map_err(failed)?;
-    policy
-        .put_in_force(tpm, proof)
+    let kept = policy
+        .put_in_force(tpm, writer)
         .map_err(|error| errors::tpm(&error))?;
     fs::rename(&unfinished, file).map_err(failed)?;
-    sync_folder(file).map_err(failed)
+    sync_folder(file).map_err(failed)?;
+    if let Kept::OnlyInFile(why) = kept {
+        output::note(&format!(
+            "The TPM cannot keep the policy itself ({why}). If a volume is opened in the initramfs, that needs \
+             the new file: update-initramfs -u"
+        ));
+    }
+    Ok(())
 }
 
 fn read(file: &Path) -> Result<PcrlockPolicy, Failure> {
@@ -173,6 +195,7 @@ fn read(file: &Path) -> Result<PcrlockPolicy, Failure> {
         .map_err(|error| Failure::usage(format!("{}: {error}", shell(file))).no_disk())
 }
 
+/// What PCRs are now, but for those of which it was said what they shall be.
 fn present(
     tpm: &mut dyn Tpm,
     bank: HashAlg,
@@ -195,6 +218,15 @@ fn present(
 
 fn secure_boot() -> bool {
     fs::read(SECURE_BOOT).is_ok_and(|bytes| bytes.last() == Some(&1))
+}
+
+/// One change of the policy at a time.
+fn lock(folder: &Path) -> Result<Flock<File>, Failure> {
+    let failed = |error: io::Error| {
+        Failure::usage(format!("cannot lock {}: {error}", shell(folder))).no_disk()
+    };
+    let folder = File::open(folder).map_err(failed)?;
+    Flock::lock(folder, FlockArg::LockExclusive).map_err(|(_, error)| failed(error.into()))
 }
 
 /// For root alone, whole and on the disk.

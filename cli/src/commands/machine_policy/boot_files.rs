@@ -1,0 +1,175 @@
+//! The files that the next boot will read, where Debian, Fedora and systemd keep them.
+
+use std::cmp::Ordering;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use luksmith_tpm::log::BootFiles;
+
+/// Where the firmware's file system is mounted (`bootctl(1)`, and Debian).
+const FIRMWARE_FOLDERS: &[&str] = &["boot/efi", "efi", "boot"];
+/// Names of kernels and their initrds, before and after the release.
+const KERNELS: &[(&str, &str)] = &[("boot/vmlinuz-", ""), ("usr/lib/modules/", "/vmlinuz")];
+const INITRDS: &[(&str, &str)] = &[("boot/initrd.img-", ""), ("boot/initramfs-", ".img")];
+
+/// The files of a machine, for one of its kernels.
+pub(super) struct Machine {
+    /// `/`, or the folder that stands for it.
+    pub(super) root: PathBuf,
+    /// The release of the kernel that runs.
+    pub(super) running: String,
+    /// The release of the kernel that will.
+    pub(super) next: String,
+}
+
+impl Machine {
+    fn read(&self, path: &str) -> Option<Vec<u8>> {
+        fs::read(self.root.join(path)).ok()
+    }
+
+    fn of_next(&self, names: &[(&str, &str)]) -> Option<Vec<u8>> {
+        names
+            .iter()
+            .find_map(|(before, after)| self.read(&format!("{before}{}{after}", self.next)))
+    }
+
+    fn for_next(&self, text: &str) -> String {
+        text.replace(&self.running, &self.next)
+    }
+}
+
+impl BootFiles for Machine {
+    fn by_path(&mut self, path: &str) -> Option<Vec<u8>> {
+        let path = self.for_next(path);
+        let within_firmware = |path: &str| {
+            FIRMWARE_FOLDERS
+                .iter()
+                .find_map(|folder| self.read(&format!("{folder}{path}")))
+        };
+        if path.starts_with('\\') {
+            return within_firmware(&path.replace('\\', "/"));
+        }
+        // "(hd0,gpt2)/vmlinuz": GRUB's name of the partition, which may be /boot or /.
+        let path = match path.split_once(')') {
+            Some((partition, path)) if partition.starts_with('(') => path,
+            _ => &path,
+        };
+        if !path.starts_with('/') {
+            return None;
+        }
+        let found = self.read(&format!("boot{path}"));
+        found
+            .or_else(|| self.read(&path[1..]))
+            .or_else(|| within_firmware(path))
+    }
+
+    fn kernel(&mut self) -> Option<Vec<u8>> {
+        self.of_next(KERNELS)
+    }
+
+    fn initrd(&mut self) -> Option<Vec<u8>> {
+        self.of_next(INITRDS)
+    }
+
+    fn command_lines(&mut self) -> Option<(String, String)> {
+        let line = String::from_utf8(self.read("proc/cmdline")?).ok()?;
+        let line = line.trim_end_matches('\n').to_owned();
+        let next = self.for_next(&line);
+        Some((line, next))
+    }
+}
+
+/// The newest kernel that is installed: loaders start that unless they are told otherwise.
+pub(super) fn newest_kernel(root: &Path) -> Option<String> {
+    let names = fs::read_dir(root.join("boot")).ok()?.flatten();
+    let releases = names.filter_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        Some(name.strip_prefix("vmlinuz-")?.to_owned())
+    });
+    releases.max_by(|one, other| by_version(one, other))
+}
+
+/// "6.12.9" is older than "6.12.38".
+fn by_version(one: &str, other: &str) -> Ordering {
+    let (one, other) = (words(one), words(other));
+    one.cmp(&other)
+}
+
+/// Numbers as numbers, and what stands between them.
+fn words(version: &str) -> Vec<(u64, &str)> {
+    let mut words = Vec::new();
+    let mut rest = version;
+    while !rest.is_empty() {
+        let digits = rest
+            .find(|letter: char| !letter.is_ascii_digit())
+            .unwrap_or(rest.len());
+        let (number, after) = rest.split_at(digits);
+        let letters = after
+            .find(|letter: char| letter.is_ascii_digit())
+            .unwrap_or(after.len());
+        words.push((number.parse().unwrap_or(0), &after[..letters]));
+        rest = &after[letters..];
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine(files: &[(&str, &str)]) -> (tempfile::TempDir, Machine) {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            let file = folder.path().join(name);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, content).unwrap();
+        }
+        let machine = Machine {
+            root: folder.path().to_owned(),
+            running: "6.12.9-amd64".to_owned(),
+            next: "6.12.38-amd64".to_owned(),
+        };
+        (folder, machine)
+    }
+
+    #[test]
+    fn files_are_found_where_firmware_and_grub_have_them() {
+        let (_folder, mut machine) = machine(&[
+            ("boot/efi/EFI/debian/shimx64.efi", "shim"),
+            ("boot/grub/grub.cfg", "configuration"),
+            ("boot/vmlinuz-6.12.38-amd64", "kernel"),
+            ("boot/initrd.img-6.12.38-amd64", "initrd"),
+            ("usr/share/grub/font", "font"),
+            ("proc/cmdline", "BOOT_IMAGE=/vmlinuz-6.12.9-amd64 ro\n"),
+        ]);
+        for (path, content) in [
+            ("\\EFI\\debian\\shimx64.efi", Some("shim")),
+            ("(hd0,gpt2)/grub/grub.cfg", Some("configuration")),
+            ("/usr/share/grub/font", Some("font")),
+            ("/vmlinuz-6.12.9-amd64", Some("kernel")),
+            ("(hd0,gpt1)/EFI/debian/shimx64.efi", Some("shim")),
+            ("/vmlinuz-6.1.0", None),
+            ("relative", None),
+        ] {
+            let found = machine.by_path(path);
+            assert_eq!(found.as_deref(), content.map(str::as_bytes), "{path}");
+        }
+        assert_eq!(machine.kernel().unwrap(), b"kernel");
+        assert_eq!(machine.initrd().unwrap(), b"initrd");
+        let (this, next) = machine.command_lines().unwrap();
+        assert_eq!(this, "BOOT_IMAGE=/vmlinuz-6.12.9-amd64 ro");
+        assert_eq!(next, "BOOT_IMAGE=/vmlinuz-6.12.38-amd64 ro");
+    }
+
+    #[test]
+    fn the_newest_kernel_is_that_of_the_highest_number() {
+        let (folder, _machine) = machine(&[
+            ("boot/vmlinuz-6.12.9-amd64", ""),
+            ("boot/vmlinuz-6.12.38+deb13-amd64", ""),
+            ("boot/vmlinuz-6.1.0-40-amd64", ""),
+            ("boot/initrd.img-7.0", ""),
+        ]);
+        let newest = newest_kernel(folder.path());
+        assert_eq!(newest.as_deref(), Some("6.12.38+deb13-amd64"));
+    }
+}

@@ -1,0 +1,172 @@
+//! `tpm predict`: the values that the next boot will measure, let in beside those of this one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use luksmith_tpm::log::{Forecast, foresee};
+use luksmith_tpm::{HashAlg, IDENTITY_PCR, PcrSelection, Tpm};
+use nix::sys::utsname::uname;
+use serde_json::json;
+
+use super::boot_files::{Machine, newest_kernel};
+use super::update::beside;
+use super::{Allowed, MachinePolicy};
+use crate::args::Args;
+use crate::errors;
+use crate::event_log;
+use crate::hint::Failure;
+use crate::output;
+use crate::tpm_device;
+
+/// Runs the verb.
+pub(crate) fn predict(args: &Args) -> Result<(), Failure> {
+    let mut machine = MachinePolicy::read(args)?;
+    let mut tpm = tpm_device::connect(args)?;
+    let outlook = outlook(args, &mut tpm, &machine)?;
+    let before = machine.policy.allowed().clone();
+    if outlook.allowed != before && !args.flag("dry-run") {
+        machine.put(&mut tpm, outlook.allowed.clone())?;
+    }
+    if args.flag("json") {
+        output::json(&outlook.to_json(&before))?;
+    } else {
+        output::text(&outlook.in_words(&before, args.flag("dry-run")))?;
+    }
+    outlook.whole()
+}
+
+/// What is known of the next boot.
+pub(super) struct Outlook {
+    /// The policy with the foreseen values in front.
+    pub(super) allowed: Allowed,
+    /// The kernels that may be started, the likeliest first.
+    kernels: Vec<String>,
+    unforeseeable: BTreeMap<u8, String>,
+    taken_as_it_was: BTreeSet<String>,
+}
+
+/// Foresees the next boot, by the newest kernel or the one that runs.
+pub(super) fn outlook(
+    args: &Args,
+    tpm: &mut dyn Tpm,
+    machine: &MachinePolicy,
+) -> Result<Outlook, Failure> {
+    let bank = machine.policy.bank();
+    let mut outlook = Outlook {
+        allowed: machine.policy.allowed().clone(),
+        kernels: Vec::new(),
+        unforeseeable: BTreeMap::new(),
+        taken_as_it_was: BTreeSet::new(),
+    };
+    // What it is before a volume is open, it is at each boot.
+    let pcrs: Vec<u8> = machine
+        .pcrs()
+        .into_iter()
+        .filter(|pcr| *pcr != IDENTITY_PCR)
+        .collect();
+    if pcrs.is_empty() {
+        return Ok(outlook);
+    }
+    let root = args.path("root").unwrap_or_else(|| "/".into());
+    let running = uname()
+        .map_err(|error| Failure::usage(format!("uname: {error}")).no_disk())?
+        .release()
+        .to_string_lossy()
+        .into_owned();
+    let newest = args.text("kernel").or_else(|| newest_kernel(&root));
+    outlook.kernels = newest.into_iter().chain([running.clone()]).collect();
+    outlook.kernels.dedup();
+    // The likeliest last, so that its values stand first.
+    for kernel in outlook.kernels.iter().rev() {
+        let mut files = Machine {
+            root: root.clone(),
+            running: running.clone(),
+            next: kernel.clone(),
+        };
+        let forecast = forecast(args, tpm, bank, &pcrs, &mut files)?;
+        outlook.allowed = beside(forecast.values, &outlook.allowed, &machine.policy)?;
+        outlook.unforeseeable.extend(forecast.unforeseeable);
+        outlook.taken_as_it_was.extend(forecast.taken_as_it_was);
+    }
+    Ok(outlook)
+}
+
+fn forecast(
+    args: &Args,
+    tpm: &mut dyn Tpm,
+    bank: HashAlg,
+    pcrs: &[u8],
+    files: &mut Machine,
+) -> Result<Forecast, Failure> {
+    let log = event_log::read(args)?;
+    let selection = PcrSelection::new(bank, pcrs).map_err(|error| errors::tpm(&error))?;
+    let now = tpm
+        .read_pcrs(&selection)
+        .map_err(|error| errors::tpm(&error))?;
+    foresee(&log, &now, files).map_err(|error| Failure::usage(error.to_string()).no_disk())
+}
+
+impl Outlook {
+    /// How many values of each PCR are new.
+    fn new_values(&self, before: &Allowed) -> BTreeMap<u8, usize> {
+        let count = |(pcr, values): (&u8, &Vec<Vec<u8>>)| {
+            let new = values.iter().filter(|value| !before[pcr].contains(value));
+            (*pcr, new.count())
+        };
+        let foreseen = self.allowed.iter().filter(|(pcr, _)| **pcr != IDENTITY_PCR);
+        foreseen.map(count).collect()
+    }
+
+    fn in_words(&self, before: &Allowed, only_told: bool) -> String {
+        let mut text = String::new();
+        for (pcr, new) in self.new_values(before) {
+            let what = match (self.unforeseeable.get(&pcr), new) {
+                (Some(why), _) => format!("cannot be foreseen: {why}"),
+                (None, 0) => "nothing new".to_owned(),
+                (None, 1) => "one new value".to_owned(),
+                (None, new) => format!("{new} new values"),
+            };
+            text += &format!("PCR {pcr}: {what}\n");
+        }
+        for name in &self.taken_as_it_was {
+            text += &format!("taken to be as at this boot: {name}\n");
+        }
+        if self.allowed != *before {
+            text += if only_told {
+                "The policy was not changed (--dry-run).\n"
+            } else {
+                "The policy lets them in beside those of this boot.\n"
+            };
+        }
+        text
+    }
+
+    fn to_json(&self, before: &Allowed) -> serde_json::Value {
+        let rows: Vec<_> = self
+            .new_values(before)
+            .into_iter()
+            .map(|(pcr, new)| {
+                json!({ "pcr": pcr, "new_values": new, "unforeseeable": self.unforeseeable.get(&pcr) })
+            })
+            .collect();
+        json!({
+            "schema": "luksmith.tpm-predict/1",
+            "kernels": self.kernels,
+            "pcrs": rows,
+            "taken_as_it_was": self.taken_as_it_was,
+        })
+    }
+
+    /// A failure unless all of it could be foreseen.
+    pub(super) fn whole(&self) -> Result<(), Failure> {
+        let Some((pcr, why)) = self.unforeseeable.iter().next() else {
+            return Ok(());
+        };
+        Err(Failure::usage(format!(
+            "the next boot may ask for a passphrase: PCR {pcr} cannot be foreseen"
+        ))
+        .detail(why)
+        .no_disk()
+        .hint("after that boot, take its values for the policy")
+        .command("luksmith tpm update"))
+    }
+}
