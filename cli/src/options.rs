@@ -552,6 +552,7 @@ pub(crate) const OPTIONS: &[Opt] = &[
     .ours(),
     Opt::new("root", Path, "The machine whose files lie below this folder").ours(),
     Opt::new("dry-run", Nothing, "Tell the plan, and change nothing").ours(),
+    Opt::new("withdraw", Nothing, "Take a grace back that was not used").ours(),
     Opt::new(
         "only-drop",
         Nothing,

@@ -156,6 +156,28 @@ fn the_policy_of_the_machine_changes_without_a_touch_of_the_header() {
     );
     extend(&swtpm, 7);
     run(&open).expect(0, "the new one still");
+    // New firmware, which nobody could foresee: one boot by a grace, and what it measured is taken.
+    let grace = ["tpm", "grace", "--batch-mode", state];
+    let told = run(&["tpm", "grace", state]).expect(1, "nobody says yes");
+    assert!(err(&told).contains("steals the machine"), "{}", err(&told));
+    run(&grace).expect(0, "tpm grace");
+    run(&["tpm", "grace", "--withdraw", state]).expect(0, "tpm grace --withdraw");
+    let new_firmware = |swtpm: &mut Swtpm| {
+        swtpm.restart();
+        extend(swtpm, 7);
+        extend(swtpm, 7);
+        extend(swtpm, 7);
+    };
+    new_firmware(&mut swtpm);
+    run(&open).expect(2, "withdrawn");
+    run(&grace).expect(0, "tpm grace");
+    run(&open).expect(0, "by the grace");
+    run(&open).expect(2, "once");
+    let told = run(&drop).expect(0, "tpm update --only-drop");
+    assert!(out(&told).contains("this boot alone"), "{}", out(&told));
+    new_firmware(&mut swtpm);
+    run(&open).expect(0, "as it is from now on");
+    run(&open).expect(0, "and not once");
     // Its file lost, its key is not overwritten: it is the only way to the index.
     let lost = folder.path().join("state/policy.json");
     let policy = std::fs::read(&lost).expect("the policy");

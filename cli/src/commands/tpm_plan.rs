@@ -203,7 +203,7 @@ pub(super) fn listed(pcrs: &[u8]) -> String {
     words.join("+")
 }
 
-fn parse_pcrs(text: &str) -> Result<PcrList, Failure> {
+pub(super) fn parse_pcrs(text: &str) -> Result<PcrList, Failure> {
     text.parse()
         .map_err(|error: TpmError| Failure::usage(error.to_string()).no_disk())
 }

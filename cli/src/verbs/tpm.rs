@@ -139,6 +139,18 @@ pub(super) const VERBS: &[Verb] = &[
         run: c::machine_policy::update,
     },
     Verb {
+        name: "tpm grace",
+        also: &[],
+        about: "Let one boot differ from what the policy of this machine foresees: before new firmware",
+        more: "The TPM opens the volumes once by it, with any value of the PCRs that are named with --tpm2-pcrs \
+               (all of the policy, unless told otherwise), and never again. Whoever steals the machine before \
+               that can use it. After that boot tpm update --only-drop, which a service runs, takes its values.",
+        positionals: &[],
+        options: &[&["tpm2-device", "state-directory", "tpm2-pcrs", "withdraw"]],
+        hidden: false,
+        run: c::machine_policy::grace,
+    },
+    Verb {
         name: "tpm revoke",
         also: &[],
         about: "End the policy of this machine: no slot bound to it opens any more, for good",

@@ -12,8 +12,9 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use luksmith_crypto::{SecretBytes, random};
 use serde_json::{Value, json};
 
+use super::grace::BEHIND;
 use super::json::to_hex;
-use super::kept::{Kept, PLACES};
+use super::kept::Kept;
 use super::pcrlock::{PcrlockPolicy, serialise};
 use crate::error::TpmError;
 use crate::hash::HashAlg;
@@ -45,9 +46,9 @@ pub fn define_index(tpm: &mut dyn Tpm, writer: &WriterKey) -> Result<NvPublic, T
     for _ in 0..TRIES {
         let mut number = [0; 4];
         random::fill(&mut number)?;
-        let index = FIRST + u32::from_be_bytes(number) % (HANDLES - PLACES);
+        let index = FIRST + u32::from_be_bytes(number) % (HANDLES - BEHIND);
         let mut is_free = |index| matches!(tpm.nv_public(index), Err(TpmError::NoSuchIndex { .. }));
-        if !(index..=index + PLACES).all(&mut is_free) {
+        if !(index..=index + BEHIND).all(&mut is_free) {
             continue;
         }
         let public = NvPublic {
@@ -90,6 +91,19 @@ impl PcrlockPolicy {
             bank,
             allowed,
             index: Some(index),
+            grace: None,
+        })
+    }
+
+    /// The same policy with other values, and its grace.
+    ///
+    /// # Errors
+    /// Those of [`PcrlockPolicy::new`].
+    pub fn with_allowed(self, allowed: BTreeMap<u8, Vec<Vec<u8>>>) -> Result<Self, TpmError> {
+        let index = self.index.ok_or(NO_INDEX)?;
+        Ok(Self {
+            grace: self.grace,
+            ..Self::new(self.bank, allowed, index)?
         })
     }
 
@@ -119,12 +133,16 @@ impl PcrlockPolicy {
                 json!({ "pcr": pcr, "values": values })
             })
             .collect();
-        Ok(json!({
+        let mut whole = json!({
             "pcrBank": self.bank.name(),
             "pcrValues": values,
             "nvIndex": index.index,
             "nvHandle": BASE64.encode(serialise(index)),
-        }))
+        });
+        if let Some(grace) = &self.grace {
+            whole["luksmithGrace"] = json!({ "count": grace.count, "pcrs": grace.free });
+        }
+        Ok(whole)
     }
 
     /// Writes the policy into the TPM, then its digest into the index: from now on it is in force, and no

@@ -11,12 +11,14 @@
 //! how many PCRs          1 byte, then for each of them
 //!   PCR                  1 byte
 //!   how many values      1 byte, then the values, each as long as the bank's digests
+//! whether a grace        1 byte (0 or 1); then the count of its counter, 8 bytes, and its PCRs, 4 bytes, a bit each
 //! ```
 
 use std::collections::BTreeMap;
 
 use luksmith_crypto::SecretBytes;
 
+use super::grace::Grace;
 use super::pcrlock::PcrlockPolicy;
 use crate::error::TpmError;
 use crate::hash::HashAlg;
@@ -56,7 +58,13 @@ impl PcrlockPolicy {
             out = out.u8(*pcr).u8(count(values.len()));
             out = values.iter().fold(out, |out, value| out.bytes(value));
         }
-        out.done()
+        match &self.grace {
+            None => out.u8(0).done(),
+            Some(grace) => {
+                let free = grace.free.iter().fold(0_u32, |free, pcr| free | 1 << pcr);
+                out.u8(1).bytes(&grace.count.to_be_bytes()).u32(free).done()
+            }
+        }
     }
 
     /// Reads what a place holds; what stands behind it is of an older and longer policy.
@@ -82,10 +90,25 @@ impl PcrlockPolicy {
         if allowed.is_empty() {
             return Err(reader.fail());
         }
+        let grace = match reader.u8()? {
+            0 => None,
+            1 => {
+                let count = reader.bytes(8)?.try_into().expect("8 bytes were read");
+                let free = reader.u32()?;
+                Some(Grace {
+                    count: u64::from_be_bytes(count),
+                    free: (0..=LARGEST_PCR)
+                        .filter(|pcr| free & 1 << pcr != 0)
+                        .collect(),
+                })
+            }
+            _ => return Err(reader.fail()),
+        };
         Ok(Self {
             bank,
             allowed,
             index: Some(index.clone()),
+            grace,
         })
     }
 
@@ -163,7 +186,12 @@ pub(super) fn clear(tpm: &mut dyn Tpm, index: &NvPublic) -> Result<(), TpmError>
             Err(other) => return Err(other),
         }
     }
-    Ok(())
+    let counter = super::grace::counter(index);
+    match tpm.nv_public(counter.index) {
+        Ok(found) if written(&found) == counter => tpm.nv_undefine(counter.index),
+        Ok(_) | Err(TpmError::NoSuchIndex { .. }) => Ok(()),
+        Err(other) => Err(other),
+    }
 }
 
 /// A place as it is defined: with the rights of the index of the digest.

@@ -19,6 +19,7 @@
 
 mod enrol;
 mod files;
+mod grace;
 mod index;
 mod json;
 mod kept;
@@ -33,6 +34,7 @@ mod write;
 
 pub use enrol::{Enrolled, Enrolment, NewPin, enrol, plan_slot};
 pub use files::{MACHINE_POLICY, PolicyFiles};
+pub use grace::Grace;
 pub use index::define_index;
 pub use kept::Kept;
 pub use pcrlock::{Pcrlock, PcrlockPolicy};

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use super::grace::Grace;
 use super::json::{Members, damaged, hex, pcr};
 use super::signatures::numbers;
 use crate::error::TpmError;
@@ -38,6 +39,8 @@ pub struct PcrlockPolicy {
     /// The values that each PCR may have: 1 to 8.
     pub(super) allowed: BTreeMap<u8, Vec<Vec<u8>>>,
     pub(super) index: Option<NvPublic>,
+    /// A boot that may differ; only in policies of ours.
+    pub(super) grace: Option<Grace>,
 }
 
 impl PcrlockPolicy {
@@ -72,10 +75,12 @@ impl PcrlockPolicy {
             .bytes("nvHandle")?
             .map(|bytes| serialised_index(&bytes).map_err(|error| damaged(&error.to_string())))
             .transpose()?;
+        let grace = members.get("luksmithGrace").map(grace).transpose()?;
         Ok(Self {
             bank,
             allowed,
             index,
+            grace,
         })
     }
 
@@ -86,10 +91,34 @@ impl PcrlockPolicy {
     }
 
     /// The assertions whose digest the index holds, with some value for each PCR: whatever the
-    /// value, the digest is the same.
-    fn foreseen(&self, value_of: impl Fn(u8) -> usize) -> Result<Vec<Assertion>, TpmError> {
+    /// value, the digest is the same, and it is the same by way of a grace.
+    fn foreseen(
+        &self,
+        value_of: impl Fn(u8) -> usize,
+        by_grace: bool,
+    ) -> Result<Vec<Assertion>, TpmError> {
+        let usual = self.with_values(&value_of, &[])?;
+        let (Some(grace), Some(index)) = (&self.grace, &self.index) else {
+            return Ok(usual);
+        };
+        let mut unusual = self.with_values(&value_of, &grace.free)?;
+        unusual.push(grace.assertion(index));
+        let ways = [&usual, &unusual].map(|way| Policy::new(way.clone()).digest());
+        let [one, other] = ways;
+        let mut taken = if by_grace { unusual } else { usual };
+        taken.push(Assertion::Or(vec![one?, other?]));
+        Ok(taken)
+    }
+
+    /// That all PCRs but the free ones have one of their values.
+    fn with_values(
+        &self,
+        value_of: &impl Fn(u8) -> usize,
+        free: &[u8],
+    ) -> Result<Vec<Assertion>, TpmError> {
+        let bound = || self.allowed.iter().filter(|(pcr, _)| !free.contains(pcr));
         let mut single = PcrValues::new(self.bank);
-        for (pcr, values) in &self.allowed {
+        for (pcr, values) in bound() {
             if let [value] = values.as_slice() {
                 single.insert(*pcr, value)?;
             }
@@ -101,7 +130,7 @@ impl PcrlockPolicy {
                 values: Some(single.digest()),
             });
         }
-        for (pcr, values) in self.allowed.iter().filter(|(_, values)| values.len() > 1) {
+        for (pcr, values) in bound().filter(|(_, values)| values.len() > 1) {
             let selection = PcrSelection::new(self.bank, &[*pcr])?;
             let mut alternatives = Vec::new();
             let mut branches = Vec::new();
@@ -140,6 +169,14 @@ impl PcrlockPolicy {
             self.allowed[&pcr].iter().position(|one| one == value)
         };
         let unforeseen: Vec<u8> = pcrs.into_iter().filter(|pcr| at(*pcr).is_none()).collect();
+        let value_of = |pcr: u8| at(pcr).unwrap_or_default();
+        if let Some(grace) = &self.grace
+            && !unforeseen.is_empty()
+            && unforeseen.iter().all(|pcr| grace.free.contains(pcr))
+            && grace.is_open(tpm, index)?
+        {
+            return self.foreseen(value_of, true);
+        }
         if !unforeseen.is_empty() {
             return Err(TpmError::PolicyMismatch {
                 detail: format!(
@@ -148,12 +185,12 @@ impl PcrlockPolicy {
                 ),
             });
         }
-        self.foreseen(|pcr| at(pcr).unwrap_or_default())
+        self.foreseen(value_of, false)
     }
 
     /// What an index holds in which this policy is in force.
     pub(super) fn contents(&self) -> Result<Vec<u8>, TpmError> {
-        let digest = Policy::new(self.foreseen(|_| 0)?).digest()?;
+        let digest = Policy::new(self.foreseen(|_| 0, false)?).digest()?;
         Ok([&HashAlg::Sha256.id().to_be_bytes()[..], &digest.0].concat())
     }
 
@@ -179,6 +216,20 @@ pub(super) fn authorized(index: &NvPublic) -> Assertion {
         index: index.clone(),
         reader: NvReader::Owner,
     }
+}
+
+/// What [`PcrlockPolicy::to_json`] wrote of a grace.
+fn grace(value: &Value) -> Result<Grace, TpmError> {
+    let wrong = || damaged("luksmithGrace");
+    let free = value.get("pcrs").and_then(Value::as_array);
+    let free = free.ok_or_else(wrong)?.iter().map(pcr);
+    Ok(Grace {
+        count: value
+            .get("count")
+            .and_then(Value::as_u64)
+            .ok_or_else(wrong)?,
+        free: free.collect::<Option<Vec<u8>>>().ok_or_else(wrong)?,
+    })
 }
 
 /// One PCR and the values that it may have, each once.
@@ -262,8 +313,8 @@ mod tests {
             ],
         }))
         .unwrap();
-        let first = policy.foreseen(|_| 0).unwrap();
-        let second = policy.foreseen(|_| 1).unwrap();
+        let first = policy.foreseen(|_| 0, false).unwrap();
+        let second = policy.foreseen(|_| 1, false).unwrap();
         assert_eq!(first.len(), 3, "0 and 4 together, 7 and its OR");
         assert_ne!(first, second);
         assert_eq!(

@@ -79,7 +79,11 @@ impl SystemdTpm2 {
     ) -> Result<SecretBytes, TpmError> {
         let parts = self.sealed.iter().zip(policies);
         let parts = parts.map(|(part, policy)| tpm.unseal(&self.under, part, policy, auth));
-        Ok(joined(&parts.collect::<Result<Vec<_>, _>>()?)?)
+        let secret = joined(&parts.collect::<Result<Vec<_>, _>>()?)?;
+        for policy in policies {
+            policy.use_up(tpm)?;
+        }
+        Ok(secret)
     }
 }
 

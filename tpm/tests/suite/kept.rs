@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use luksmith_keyslot::TokenError;
-use luksmith_tpm::token::{Enrolled, Enrolment, Kept, PcrlockPolicy, define_index, enrol};
+use luksmith_tpm::token::{Enrolled, Enrolment, Grace, Kept, PcrlockPolicy, define_index, enrol};
 use luksmith_tpm::wire::{NvAttributes, NvPublic};
 use luksmith_tpm::{Assertion, HashAlg, NvAuth, Policy, TpmError, WriterKey};
 
@@ -159,7 +159,7 @@ pub(crate) fn what_is_revoked_opens_nowhere(back_end: BackEnd) {
     let mut tpm = back_end.connect(&swtpm);
     let policy = PcrlockPolicy::kept(&mut *tpm, &index).unwrap().unwrap();
     policy.revoke(&mut *tpm).unwrap();
-    for handle in index.index..index.index + 3 {
+    for handle in index.index..=index.index + 3 {
         let gone = tpm.nv_public(handle);
         assert!(matches!(gone, Err(TpmError::NoSuchIndex { .. })));
     }
@@ -234,5 +234,76 @@ pub(crate) fn an_index_made_anew_is_written_by_nobody_else(back_end: BackEnd) {
     theirs.put_in_force(&mut *tpm, &writer).unwrap();
     drop(tpm);
     assert_opens(back_end, &swtpm, &enrolled, &files, None);
+    assert_eq!(swtpm.left_behind().len(), 0);
+}
+
+/// Of one boot that nobody could foresee.
+pub(crate) fn a_grace_opens_once_and_only_where_it_was_granted(back_end: BackEnd) {
+    let Bound {
+        swtpm,
+        files,
+        writer,
+        index,
+        enrolled,
+    } = bound(back_end);
+    let grant = |free: &[u8]| {
+        let mut tpm = back_end.connect(&swtpm);
+        let (first, second) = (value(&mut *tpm, 16), value(&mut *tpm, 23));
+        let allowed = BTreeMap::from([(16, vec![first]), (23, vec![second, vec![7; 32]])]);
+        let policy = PcrlockPolicy::new(HashAlg::Sha256, allowed, index.clone()).unwrap();
+        let policy = policy.with_grace(&mut *tpm, free).unwrap();
+        let kept = policy.put_in_force(&mut *tpm, &writer).unwrap();
+        assert!(matches!(kept, Kept::InTpm));
+        let read = PcrlockPolicy::kept(&mut *tpm, &index).unwrap();
+        assert_eq!(read.as_ref(), Some(&policy));
+        let json = policy.to_json().unwrap().to_string();
+        assert_eq!(PcrlockPolicy::parse(json.as_bytes()).unwrap(), policy);
+        policy.grace().cloned().unwrap()
+    };
+    let grace = grant(&[16]);
+    // The usual way does not use it up.
+    assert_opens(back_end, &swtpm, &enrolled, &files, None);
+    let used = |grace: &Grace| {
+        let mut tpm = back_end.connect(&swtpm);
+        let is_open = grace.is_open(&mut *tpm, &index).unwrap();
+        let was_used = grace.was_used(&mut *tpm, &index).unwrap();
+        assert_ne!(is_open, was_used);
+        was_used
+    };
+    assert!(!used(&grace));
+    extend(back_end, &swtpm, 16);
+    assert_opens(back_end, &swtpm, &enrolled, &files, None);
+    assert!(used(&grace));
+    let told = why(back_end, &swtpm, &enrolled, &files);
+    assert!(matches!(told, TokenError::PolicyMismatch(_)), "{told}");
+
+    // Another PCR than was granted.
+    let grace = grant(&[16]);
+    extend(back_end, &swtpm, 23);
+    let told = why(back_end, &swtpm, &enrolled, &files);
+    assert!(
+        matches!(&told, TokenError::PolicyMismatch(detail) if detail.contains("PCR 23 ")),
+        "{told}"
+    );
+    assert!(!used(&grace));
+
+    // Both; and then its counter is made anew, by somebody who wants another go.
+    let grace = grant(&[16, 23]);
+    extend(back_end, &swtpm, 23);
+    assert_opens(back_end, &swtpm, &enrolled, &files, None);
+    let mut tpm = back_end.connect(&swtpm);
+    let counter = index.index + 3;
+    let public = tpm.nv_public(counter).unwrap();
+    tpm.nv_undefine(counter).unwrap();
+    let empty = NvPublic {
+        attributes: NvAttributes(public.attributes.0 & !NvAttributes::WRITTEN.0),
+        ..public
+    };
+    tpm.nv_define(&empty, None).unwrap();
+    tpm.nv_increment(counter, &NvAuth::Index(None)).unwrap();
+    assert!(!grace.is_open(&mut *tpm, &index).unwrap());
+    drop(tpm);
+    let told = why(back_end, &swtpm, &enrolled, &files);
+    assert!(matches!(told, TokenError::PolicyMismatch(_)), "{told}");
     assert_eq!(swtpm.left_behind().len(), 0);
 }

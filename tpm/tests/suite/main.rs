@@ -133,6 +133,7 @@ claims! {
             what_is_not_yet_in_force_costs_nothing
             without_room_the_file_is_needed
             what_is_revoked_opens_nowhere
-            an_index_made_anew_is_written_by_nobody_else;
+            an_index_made_anew_is_written_by_nobody_else
+            a_grace_opens_once_and_only_where_it_was_granted;
     }
 }

@@ -8,10 +8,12 @@
 //! provide    made when the first slot is bound to it
 //! predict    predict.rs   the values of the next boot, beside those of this one
 //! update     update.rs    the values of this boot, after it went well
+//! grace      grace.rs     one boot may measure what nobody could foresee
 //! revoke     revoke.rs    nothing opens any more
 //! ```
 
 mod boot_files;
+mod grace;
 mod predict;
 mod revoke;
 mod update;
@@ -34,6 +36,7 @@ use crate::hint::{Failure, shell};
 use crate::output;
 use crate::passphrase::Source;
 
+pub(crate) use grace::grace;
 pub(crate) use predict::predict;
 pub(crate) use revoke::revoke;
 pub(crate) use update::update;
@@ -83,11 +86,15 @@ impl MachinePolicy {
         self.policy.allowed().keys().copied().collect()
     }
 
-    /// Puts other values into force.
+    /// Puts these values into force, and no grace.
     fn put(&mut self, tpm: &mut dyn Tpm, allowed: Allowed) -> Result<(), Failure> {
         let index = self.policy.index().cloned().expect("read() looked");
         let policy = PcrlockPolicy::new(self.policy.bank(), allowed, index)
             .map_err(|error| errors::tpm(&error))?;
+        self.put_policy(tpm, policy)
+    }
+
+    fn put_policy(&mut self, tpm: &mut dyn Tpm, policy: PcrlockPolicy) -> Result<(), Failure> {
         put(&self.folder.join(POLICY), &policy, tpm, &self.writer)?;
         self.policy = policy;
         Ok(())

@@ -24,7 +24,8 @@ pub(crate) fn predict(args: &Args) -> Result<(), Failure> {
     let outlook = outlook(args, &mut tpm, &machine)?;
     let before = machine.policy.allowed().clone();
     if outlook.allowed != before && !args.flag("dry-run") {
-        machine.put(&mut tpm, outlook.allowed.clone())?;
+        let policy = machine.policy.clone().with_allowed(outlook.allowed.clone());
+        machine.put_policy(&mut tpm, policy.map_err(|error| errors::tpm(&error))?)?;
     }
     if args.flag("json") {
         output::json(&outlook.to_json(&before))?;
@@ -166,7 +167,8 @@ impl Outlook {
         ))
         .detail(why)
         .no_disk()
-        .hint("after that boot, take its values for the policy")
+        .hint("let one boot differ; or type the passphrase then, and take the values of that boot for the policy")
+        .command("luksmith tpm grace")
         .command("luksmith tpm update"))
     }
 }

@@ -31,7 +31,9 @@ pub(crate) fn update(args: &Args) -> Result<(), Failure> {
         .map(|(pcr, _)| *pcr)
         .collect();
     if args.flag("only-drop") {
-        if !unforeseen.is_empty() {
+        // That this boot may differ was said before, and by whom may write the policy.
+        let by_grace = by_grace(&machine, &mut tpm, &unforeseen)?;
+        if !unforeseen.is_empty() && !by_grace {
             return Err(Failure::usage(format!(
                 "the policy is left as it is: this boot was not foreseen (PCR {})",
                 listed(&unforeseen)
@@ -40,7 +42,8 @@ pub(crate) fn update(args: &Args) -> Result<(), Failure> {
             .hint("if the change was yours, take this boot for the policy")
             .command("luksmith tpm update"));
         }
-        if before.values().all(|values| values.len() == 1) {
+        let alone = before.values().all(|values| values.len() == 1);
+        if alone && unforeseen.is_empty() && machine.policy.grace().is_none() {
             return output::text("The policy has no other values than those of this boot.\n");
         }
         machine.put(&mut tpm, only(now))?;
@@ -61,6 +64,20 @@ pub(crate) fn update(args: &Args) -> Result<(), Failure> {
         [] => "The policy is as it was.\n".to_owned(),
         changed => format!("The policy has new values of PCR {}.\n", listed(changed)),
     })
+}
+
+/// Whether what nobody foresaw came by a grace for just these PCRs.
+fn by_grace(
+    machine: &MachinePolicy,
+    tpm: &mut dyn Tpm,
+    unforeseen: &[u8],
+) -> Result<bool, Failure> {
+    let (Some(grace), Some(index)) = (machine.policy.grace(), machine.policy.index()) else {
+        return Ok(false);
+    };
+    let granted = unforeseen.iter().all(|pcr| grace.free.contains(pcr));
+    let used = grace.was_used(tpm, index);
+    Ok(granted && used.map_err(|error| errors::tpm(&error))?)
 }
 
 /// The values of PCRs when this boot opened its volumes.
