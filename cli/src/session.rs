@@ -79,9 +79,15 @@ impl Session {
             tpm: None,
         };
         if session.names_counter() {
-            session.tpm = Some(tpm_device::address(args)?);
+            session.find_counter_at(args)?;
         }
         Ok(session)
+    }
+
+    /// The options say where the TPM is whose counter the header names, or shall name.
+    pub(crate) fn find_counter_at(&mut self, args: &Args) -> Result<(), Failure> {
+        self.tpm = Some(tpm_device::address(args)?);
+        Ok(())
     }
 
     /// The header in force.

@@ -19,6 +19,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
     let tie = args.text("tpm2-device").is_some();
     let mut session = Session::change(args)?;
+    session.find_counter_at(args)?;
     let unlocked = session.volume_key(
         args,
         args.index("key-slot"),

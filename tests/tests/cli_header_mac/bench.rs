@@ -83,8 +83,11 @@ impl Bench {
     }
 
     pub(crate) fn bless(&self, more: &[&str]) -> Ended {
-        self.run(&["header", "bless"], more)
-            .expect(0, "header bless")
+        let blessed = self
+            .run(&["header", "bless"], more)
+            .expect(0, "header bless");
+        assert!(!blessed.err.contains("WARNING"), "{}", blessed.err);
+        blessed
     }
 
     pub(crate) fn open(&self, more: &[&str]) -> Ended {
