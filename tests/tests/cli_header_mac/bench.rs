@@ -1,11 +1,13 @@
 //! A volume, its passphrases, and a TPM where one is needed.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use luksmith_tests::cli::{SMALL, luksmith, snapshot};
+use luksmith_tests::cli::{SMALL, command, luksmith, snapshot};
 use luksmith_tests::cryptsetup::{CHEAP, Ended, run};
 use luksmith_tests::image::Image;
+use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
 
 use crate::support::Swtpm;
@@ -80,6 +82,27 @@ impl Bench {
             args.push(format!("--tpm2-device={}", swtpm.address()));
         }
         luksmith(self.path(), &args, input)
+    }
+
+    /// The same as [`Bench::run`], and the machine dies when all is ready to be written to the disk: when it waits for
+    /// the lock of the header, which somebody holds who reads.
+    pub(crate) fn dies_before_the_write(&self, words: &[&str], more: &[&str]) {
+        let before = snapshot(self.path());
+        let volume = std::fs::File::open(self.image.data()).expect("the volume");
+        let held = Flock::lock(volume, FlockArg::LockShared).expect("a lock");
+        let mut command = command(self.path());
+        command.args(words).args([VOLUME, "--key-file", "first"]);
+        command.args(more).stdin(Stdio::null());
+        if let Some(swtpm) = &self.swtpm {
+            command.arg(format!("--tpm2-device={}", swtpm.address()));
+        }
+        let mut child = command.spawn().expect("it starts");
+        wait_until_it_waits(child.id());
+        assert!(child.try_wait().expect("it can be asked").is_none());
+        child.kill().expect("it can be killed");
+        child.wait().expect("it ends");
+        drop(held);
+        assert_eq!(snapshot(self.path()), before);
     }
 
     pub(crate) fn bless(&self, more: &[&str]) -> Ended {
@@ -166,4 +189,19 @@ pub(crate) fn cryptsetup_token(bench: &Bench) {
     bench
         .cryptsetup(&add, &[])
         .expect(0, "cryptsetup token add");
+}
+
+/// A process that sleeps for so long waits for nobody but a lock.
+fn wait_until_it_waits(pid: u32) {
+    let mut asleep = 0;
+    while asleep < 30 {
+        std::thread::sleep(Duration::from_millis(50));
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
+        let (_, state) = stat.rsplit_once(") ").expect("a state");
+        asleep = if state.starts_with('S') {
+            asleep + 1
+        } else {
+            0
+        };
+    }
 }

@@ -61,7 +61,10 @@ fn a_crash_between_header_and_counter_shuts_nobody_out() {
     let mut bench = Bench::counted();
     bench.slot_add("second");
     let old = bench.copy_header();
-    // Dead before the header was written: all is as it was.
+    // Dead before the header was written: all is as it was, the counter, too.
+    bench.dies_before_the_write(&["slot", "remove"], &["1"]);
+    bench.opens();
+    bench.dies_before_the_write(&["header", "bless"], &[]);
     bench.opens();
     let before = bench.swtpm().save();
     bench
