@@ -1,110 +1,19 @@
 //! `enroll` and `tpm …`: slots for a TPM and for a recovery key, by the program itself, against an emulated
 //! TPM; systemd-cryptenroll beside it.
 
-#[path = "../../tpm/tests/support/mod.rs"]
-#[expect(dead_code, reason = "other tests use the rest")]
-mod support;
+#[path = "tpm_bench/mod.rs"]
+mod bench;
 
 use std::path::Path;
 use std::process::Command;
 
-use luksmith_tests::cli::{SMALL, luksmith, snapshot};
-use luksmith_tests::cryptsetup::{Ended, cryptsetup, run};
+use bench::support::Swtpm;
+use bench::{Bench, err, extend, out};
+use luksmith_tests::cli::{luksmith, snapshot};
+use luksmith_tests::cryptsetup::{cryptsetup, run};
 use luksmith_tpm::log::EventLog;
 use luksmith_tpm::{Assertion, HashAlg, Native, PcrSelection, Policy, Tpm};
 use serde_json::Value;
-use support::Swtpm;
-use tempfile::TempDir;
-
-/// A volume with the passphrase `first`, files with PINs, and a TPM into whose PCR 7 something was measured.
-struct Bench {
-    folder: TempDir,
-    swtpm: Swtpm,
-}
-
-impl Bench {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let volume = folder.path().join("volume");
-        let file = std::fs::File::create(volume).expect("a file");
-        file.set_len(6 << 20).expect("a file for the volume");
-        let mut args = vec!["format", "volume"];
-        // Of options that are given twice the last one counts: room for more slots.
-        args.extend(SMALL);
-        args.extend(["--luks2-keyslots-size", "4M", "--offset", "10240"]);
-        luksmith(folder.path(), &args, b"first\n").expect(0, "format");
-        for (name, text) in [("key", "first"), ("pin", "1234\n"), ("wrong", "4321\n")] {
-            std::fs::write(folder.path().join(name), text).expect("a file");
-        }
-        let bench = Self {
-            folder,
-            swtpm: Swtpm::on_tcp(),
-        };
-        bench.extend(7);
-        bench
-    }
-
-    fn path(&self) -> &Path {
-        self.folder.path()
-    }
-
-    fn extend(&self, pcr: u8) {
-        extend(&self.swtpm, pcr);
-    }
-
-    /// The program, with the address of the TPM.
-    fn run(&self, args: &[&str], input: &[u8]) -> Ended {
-        let device = format!("--tpm2-device={}", self.swtpm.address());
-        let mut all = args.to_vec();
-        all.push(&device);
-        luksmith(self.path(), &all, input)
-    }
-
-    /// `open --test-passphrase`.
-    fn open(&self, more: &[&str], input: &[u8]) -> Ended {
-        let mut args = vec!["open", "--test-passphrase", "volume"];
-        args.extend(more);
-        self.run(&args, input)
-    }
-
-    /// What each slot is for.
-    fn enrolled(&self) -> Vec<(u64, String)> {
-        let told = luksmith(self.path(), &["enroll", "volume", "--json"], b"");
-        let told = told.expect(0, "enroll");
-        let told: Value = serde_json::from_slice(&told.out).expect("JSON");
-        assert_eq!(told["schema"], "luksmith.enrolled/1");
-        let slots = told["slots"].as_array().expect("slots");
-        slots
-            .iter()
-            .map(|slot| {
-                let number = slot["slot"].as_u64().expect("a number");
-                (number, slot["type"].as_str().expect("a word").to_owned())
-            })
-            .collect()
-    }
-
-    fn factors(&self) -> Vec<String> {
-        self.enrolled()
-            .into_iter()
-            .map(|(_, factor)| factor)
-            .collect()
-    }
-}
-
-/// Measures something, always the same, into a PCR.
-fn extend(swtpm: &Swtpm, pcr: u8) {
-    Native::over(swtpm.connect())
-        .extend_pcr(HashAlg::Sha256, pcr, &[pcr + 1; 32])
-        .expect("an extend");
-}
-
-fn out(ended: &Ended) -> String {
-    String::from_utf8_lossy(&ended.out).into_owned()
-}
-
-fn err(ended: &Ended) -> String {
-    ended.err.clone()
-}
 
 #[test]
 fn the_guided_way_is_a_pin_and_a_recovery_key() {

@@ -70,7 +70,6 @@ pub trait Tpm {
     /// Unseals.
     ///
     /// The policy is carried out first and compared with the one that was sealed to; only then is
-    /// the authorization value used, so that a try that cannot succeed is not counted.
     ///
     /// # Errors
     /// [`TpmError::PolicyMismatch`], [`TpmError::WrongPin`], [`TpmError::PinNeeded`],
@@ -252,6 +251,13 @@ impl Sealed {
     #[must_use]
     pub fn counts_tries(&self) -> bool {
         !self.public.attributes.has(Attributes::NO_DA)
+    }
+
+    /// Whether it was sealed without a policy, and opens by its authorization value.
+    pub(crate) fn opens_without(&self, policy: &Policy) -> bool {
+        policy.assertions().is_empty()
+            && self.public.policy.is_empty()
+            && self.public.attributes.has(Attributes::USER_WITH_AUTH)
     }
 }
 

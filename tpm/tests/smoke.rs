@@ -262,6 +262,32 @@ fn any_token_is_refused_or_comes_back_the_same() {
 }
 
 #[test]
+fn any_token_of_clevis_is_refused_or_read() {
+    let made: serde_json::Value =
+        serde_json::from_str(include_str!("clevis/jwes.json")).expect("JSON");
+    let compact = ["by_presence_ecc", "by_pcr_sha256"].map(|name| made[name].as_str().unwrap());
+    let mut seeds = Vec::new();
+    for compact in compact {
+        let parts: Vec<&str> = compact.split('.').collect();
+        let flattened = serde_json::json!({ "protected": parts[0], "encrypted_key": parts[1],
+            "iv": parts[2], "ciphertext": parts[3], "tag": parts[4] });
+        let header =
+            base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, parts[0]);
+        seeds.push([&[0, 0], compact.as_bytes()].concat());
+        seeds.push([&[0, 1], &*header.unwrap()].concat());
+        seeds.push([&[1, 0], flattened.to_string().as_bytes()].concat());
+    }
+    for seed in &seeds {
+        entries::clevis(seed);
+    }
+    run(entries::clevis, |random| {
+        let mut input = seeds[random.below(seeds.len())].clone();
+        damage(random, &mut input);
+        input
+    });
+}
+
+#[test]
 fn any_policy_file_is_refused_or_read() {
     let hash = "11".repeat(32);
     let entry = serde_json::json!({ "pcrs": [11], "pkfp": hash, "ref": "initrd", "pol": hash, "sig": "AAAAAAAAAAAA" });

@@ -38,7 +38,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     if let Some(factor) = factor {
         let key = existing_key(args, &mut session)?;
         new = Some(match factor {
-            Factor::Tpm(plan) => plan.carry_out(args, &mut session, &key)?,
+            Factor::Tpm(plan) => plan.carry_out(args, &mut session, &key)?.slot,
             Factor::RecoveryKey => recovery(args, &mut session, &key)?,
             Factor::Password => password(args, &mut session, &key)?,
         });
@@ -95,7 +95,7 @@ fn existing_key(args: &Args, session: &mut Session) -> Result<VolumeKey, Failure
 }
 
 /// A recovery key, shown once.
-fn recovery(args: &Args, session: &mut Session, key: &VolumeKey) -> Result<u8, Failure> {
+pub(super) fn recovery(args: &Args, session: &mut Session, key: &VolumeKey) -> Result<u8, Failure> {
     let recovery_key = luksmith_keyslot::new_recovery_key().map_err(errors::crypto)?;
     let added = plan_recovery(session.header(), key, &recovery_key)
         .map_err(|error| errors::plan(&session.header_path, error))?;

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use luksmith_keyslot::{LastSlot, Target, TokenError, remove_all_of};
-use luksmith_luks2::Token;
-use luksmith_tpm::token::{Enrolment, KIND, NewPin, Pin, PolicyFiles, SystemdTpm2};
-use luksmith_tpm::{FixedValue, HashAlg, IDENTITY_PCR, Lockout, Tpm, TpmError};
-use serde_json::{Value, json};
+use luksmith_tpm::token::{Enrolment, KIND, NewPin, Pin, SystemdTpm2};
+use luksmith_tpm::{FixedValue, HashAlg, IDENTITY_PCR, Lockout, Tpm};
+use serde_json::json;
 
 use crate::args::Args;
 use crate::commands::tpm_plan::{bind, new_pin};
@@ -80,131 +79,6 @@ fn tries(lockout: &Lockout) -> String {
     }
 }
 
-/// The TPM slots of a volume, and whether each would open now. No try is spent on it.
-pub(crate) fn list(args: &Args) -> Result<(), Failure> {
-    let session = Session::read(args)?;
-    let mut tpm = tpm_device::connect(args);
-    let files = tpm_device::policy_files(args);
-    let mut rows = Vec::new();
-    for (number, token) in session.metadata().tokens() {
-        if token.kind == KIND {
-            let tpm = tpm.as_mut().ok().map(|tpm| tpm as &mut dyn Tpm);
-            rows.push(Row::of(*number, token, tpm, &files));
-        }
-    }
-    if args.flag("json") {
-        let rows: Vec<Value> = rows.iter().map(Row::json).collect();
-        return output::json(&json!({
-            "schema": "luksmith.tpm-slots/1",
-            "device": session.header_path.to_string_lossy(),
-            "uuid": session.header().uuid(),
-            "tokens": rows,
-        }));
-    }
-    if rows.is_empty() {
-        return output::text("No TPM opens this volume.\n");
-    }
-    let title = ["TOKEN", "SLOT", "PCRS", "BANK", "PIN", "OPENS NOW"];
-    let mut table = vec![title.map(String::from).to_vec()];
-    table.extend(rows.iter().map(Row::columns));
-    output::text(&output::table(&table))
-}
-
-/// One TPM token as it is shown.
-struct Row {
-    number: u8,
-    slots: Vec<u8>,
-    read: Result<SystemdTpm2, TpmError>,
-    /// What stands in the way now, or nothing.
-    obstacle: Option<String>,
-}
-
-impl Row {
-    fn of(number: u8, token: &Token, tpm: Option<&mut dyn Tpm>, files: &PolicyFiles) -> Self {
-        let read = SystemdTpm2::parse(token);
-        let obstacle = match (&read, tpm) {
-            (Err(error), _) => Some(error.to_string()),
-            (Ok(_), None) => Some("no TPM".to_owned()),
-            (Ok(read), Some(tpm)) => obstacle(read, tpm, files).err().map(|error| match error {
-                TpmError::PolicyMismatch { detail } => detail,
-                other => other.to_string(),
-            }),
-        };
-        Self {
-            number,
-            slots: token.keyslots.clone(),
-            read,
-            obstacle,
-        }
-    }
-
-    fn columns(&self) -> Vec<String> {
-        let listed = |numbers: &[u8]| {
-            let words: Vec<String> = numbers.iter().map(u8::to_string).collect();
-            if words.is_empty() {
-                "-".to_owned()
-            } else {
-                words.join("+")
-            }
-        };
-        let pin = self.pin();
-        let (pcrs, bank) = match &self.read {
-            Ok(read) => (listed(&read.pcrs), read.bank.map_or("-", HashAlg::name)),
-            Err(_) => ("?".to_owned(), "?"),
-        };
-        let opens = match (&self.obstacle, pin) {
-            (Some(why), _) => format!("no: {why}"),
-            (None, "no") => "yes".to_owned(),
-            (None, _) => "with the PIN".to_owned(),
-        };
-        vec![
-            self.number.to_string(),
-            listed(&self.slots),
-            pcrs,
-            bank.to_owned(),
-            pin.to_owned(),
-            opens,
-        ]
-    }
-
-    fn pin(&self) -> &'static str {
-        match self.read.as_ref().map(|read| &read.pin) {
-            Err(_) => "?",
-            Ok(Pin::None) => "no",
-            Ok(Pin::Plain) => "hashed",
-            Ok(Pin::Salted { .. }) => "direct",
-            Ok(Pin::Argon2id { .. }) => "argon2id",
-        }
-    }
-
-    fn json(&self) -> Value {
-        let read = self.read.as_ref().ok();
-        json!({
-            "token": self.number,
-            "keyslots": self.slots,
-            "pcrs": read.map(|read| read.pcrs.clone()),
-            "bank": read.and_then(|read| read.bank).map(HashAlg::name),
-            "pin": self.pin(),
-            "opens_now": self.obstacle.is_none(),
-            "obstacle": self.obstacle,
-        })
-    }
-}
-
-/// Whether the machine's state fits, and the TPM takes a try where one is needed.
-fn obstacle(token: &SystemdTpm2, tpm: &mut dyn Tpm, files: &PolicyFiles) -> Result<(), TpmError> {
-    token.fitting_policies(tpm, files)?;
-    if token.pin.is_needed() {
-        let lockout = tpm.lockout()?;
-        if lockout.tries_left() == 0 {
-            return Err(TpmError::LockedOut {
-                remaining: lockout.remaining(),
-            });
-        }
-    }
-    Ok(())
-}
-
 /// Binds a slot anew to the PCRs as they are now.
 pub(crate) fn reseal(args: &Args) -> Result<(), Failure> {
     let mut session = Session::change(args)?;
@@ -259,7 +133,7 @@ pub(crate) fn reseal(args: &Args) -> Result<(), Failure> {
 }
 
 /// PCR 15 is of use to a slot only as it is before a volume was opened; now one is.
-fn fuse(pcrs: &[u8]) -> BTreeMap<u8, FixedValue> {
+pub(super) fn fuse(pcrs: &[u8]) -> BTreeMap<u8, FixedValue> {
     pcrs.iter()
         .filter(|pcr| **pcr == IDENTITY_PCR)
         .map(|pcr| (*pcr, FixedValue::Zero))

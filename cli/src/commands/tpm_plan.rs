@@ -1,10 +1,11 @@
 //! What a TPM slot shall be bound to: read from the options, said in a sentence, carried out.
 
 use luksmith_crypto::{Passphrase, VolumeKey};
-use luksmith_tpm::token::{Enrolment, NewPin, PolicyFiles, SignedPcrs, enrol, plan_slot};
+use luksmith_tpm::token::{Enrolled, Enrolment, NewPin, PolicyFiles, SignedPcrs, enrol, plan_slot};
 use luksmith_tpm::{HashAlg, PcrList, PcrSelection, Tpm, TpmError};
 
 use crate::args::Args;
+use crate::commands::tpm::fuse;
 use crate::commands::{machine_policy, why};
 use crate::errors;
 use crate::hint::Failure;
@@ -21,11 +22,13 @@ const UNATTENDED: &str = "7+15=0";
 
 /// What is taken when neither PCRs nor a PIN were named.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unsaid {
+pub(super) enum Unsaid<'a> {
     /// PCR 7, as systemd did up to 257.
     Pcr7,
     /// A PIN; if none is wanted, [`UNATTENDED`].
     Pin,
+    /// These PCRs, besides a PIN that is wanted, too.
+    These(&'a [u8]),
 }
 
 /// What a TPM slot shall be bound to, read from the options before anything is asked or done.
@@ -40,7 +43,7 @@ pub(super) struct TpmPlan {
 }
 
 impl TpmPlan {
-    pub(super) fn read(args: &Args, unsaid: Unsaid) -> Result<Self, Failure> {
+    pub(super) fn read(args: &Args, unsaid: Unsaid<'_>) -> Result<Self, Failure> {
         let pcrs = args
             .text("tpm2-pcrs")
             .map(|text| parse_pcrs(&text))
@@ -75,9 +78,14 @@ impl TpmPlan {
         };
         let pcrs = match (pcrs, unsaid) {
             (Some(pcrs), _) => pcrs,
+            (None, Unsaid::These(pcrs)) if !bound => PcrList {
+                pcrs: pcrs.to_vec(),
+                bank: None,
+                values: fuse(pcrs),
+            },
             (None, _) if bound || pin.is_some() => PcrList::default(),
             (None, Unsaid::Pcr7) => parse_pcrs("7")?,
-            (None, Unsaid::Pin) => parse_pcrs(UNATTENDED)?,
+            (None, Unsaid::Pin | Unsaid::These(_)) => parse_pcrs(UNATTENDED)?,
         };
         if pcrs.pcrs.is_empty() && signed.is_none() && !pcrlock && pin.is_none() {
             return Err(Failure::usage(
@@ -136,7 +144,7 @@ impl TpmPlan {
         args: &Args,
         session: &mut Session,
         key: &VolumeKey,
-    ) -> Result<u8, Failure> {
+    ) -> Result<Bound, Failure> {
         let mut tpm = tpm_device::connect(args)?;
         let bank = self.bank(args, &mut tpm)?;
         let mut files = self.files.clone();
@@ -157,7 +165,7 @@ impl TpmPlan {
             pcrlock: self.pcrlock,
             files,
         };
-        bind(args, session, key, &mut tpm, &enrolment).map(|bound| bound.slot)
+        bind(args, session, key, &mut tpm, &enrolment)
     }
 
     /// The bank that was named, or the strongest of the usual ones that the TPM has.
@@ -234,6 +242,8 @@ pub(super) struct Bound {
     pub(super) slot: u8,
     /// Whether it was unsealed as it will be when it is used.
     pub(super) tried: bool,
+    /// What was sealed, which opens the slot.
+    pub(super) enrolled: Enrolled,
 }
 
 /// Seals, tries, and writes slot and token.
@@ -271,6 +281,7 @@ pub(super) fn bind(
     Ok(Bound {
         slot: added.slot,
         tried: enrolled.untried().is_none(),
+        enrolled,
     })
 }
 

@@ -2,7 +2,8 @@
 
 use luksmith_crypto::{Passphrase, SecretBytes};
 use luksmith_keyslot::{LastSlot, Target, Which, remove_all_of};
-use luksmith_tpm::token::KIND as TPM_KIND;
+use luksmith_luks2::Token;
+use luksmith_tpm::token::{ClevisTpm2, KIND as TPM_KIND};
 
 use crate::args::Args;
 use crate::commands::enroll::factor_of;
@@ -12,7 +13,7 @@ use crate::output;
 use crate::session::{Session, confirm};
 
 /// What stays possible after a TPM slot is gone; nobody shall believe more.
-const NOT_REVOKED: &str = "Whoever copied the old header can still open it with this TPM (and its \
+pub(super) const NOT_REVOKED: &str = "Whoever copied the old header can still open it with this TPM (and its \
                            PIN): only a new volume key or a cleared TPM ends that.";
 
 /// The slots that shall go, as `--wipe-slot` says it.
@@ -114,9 +115,7 @@ pub(crate) fn tpm(args: &Args) -> Result<(), Failure> {
         .metadata()
         .tokens()
         .iter()
-        .filter(|(number, token)| {
-            token.kind == TPM_KIND && only.is_none_or(|only| only == **number)
-        })
+        .filter(|(number, token)| leads_to_tpm(token) && only.is_none_or(|only| only == **number))
         .flat_map(|(_, token)| token.keyslots.clone())
         .collect();
     if slots.is_empty() {
@@ -140,11 +139,17 @@ pub(crate) fn tpm(args: &Args) -> Result<(), Failure> {
     wipe(&mut session, &slots)
 }
 
+/// Whether a TPM opens what this token leads to, by systemd's form or that of clevis.
+fn leads_to_tpm(token: &Token) -> bool {
+    token.kind == TPM_KIND || ClevisTpm2::parse(token).is_ok()
+}
+
 /// Removes slots, and the tokens that lead to nothing else.
 fn wipe(session: &mut Session, slots: &[u8]) -> Result<(), Failure> {
     let of_tpm = slots
         .iter()
-        .any(|slot| factor_of(session.metadata(), *slot) == "tpm2");
+        .flat_map(|slot| session.metadata().tokens_of_keyslot(*slot))
+        .any(|(_, token)| leads_to_tpm(token));
     let change = remove_all_of(session.header(), slots, LastSlot::Refuse)
         .map_err(|error| errors::plan(&session.header_path, error))?;
     session.apply(change)?;

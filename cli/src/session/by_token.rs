@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use luksmith_crypto::{Passphrase, SecretBytes};
 use luksmith_keyslot::{
-    Outcome, PinRequest, Target, TokenError, TokenUnlock, UnlockError, UnlockErrorKind, Unlocked,
-    Which,
+    Attempt, Outcome, PinRequest, Target, TokenError, TokenUnlock, Tried, UnlockError,
+    UnlockErrorKind, Unlocked, Which,
 };
 use luksmith_luks2::Area;
-use luksmith_tpm::token::TpmTokens;
+use luksmith_tpm::token::{CLEVIS_KIND, TpmTokens};
 use luksmith_tpm::{Native, Tpm};
 
 use super::Session;
@@ -66,16 +66,39 @@ impl Session {
         if !asked && (tokens == Tokens::WhenAsked || elsewhere) {
             return Ok(None);
         }
+        let which = args
+            .index("token-id")
+            .map_or(Which::ByPriority, Which::Only);
+        self.by_tokens_of(args, target, tokens.asker(), which)
+    }
+
+    /// Tries one token, whether or not options ask for it. `None`: it did not open, which was said.
+    pub(crate) fn by_this_token(
+        &mut self,
+        args: &Args,
+        number: u8,
+        target: Target,
+    ) -> Result<Option<Unlocked>, Failure> {
+        self.by_tokens_of(args, target, Asker::Terminal, Which::Only(number))
+    }
+
+    fn by_tokens_of(
+        &mut self,
+        args: &Args,
+        target: Target,
+        asker: Asker,
+        which: Which,
+    ) -> Result<Option<Unlocked>, Failure> {
         let address = tpm_device::to_unlock(args)?;
         let tpm = TpmTokens::new(|| Ok(Box::new(Native::open(&address)?) as Box<dyn Tpm>))
             .with_files(tpm_device::policy_files(args));
-        if !asked && !self.has_token_of(&tpm) {
+        if which == Which::ByPriority && !asked(args) && !self.has_token_of(&tpm) {
             return Ok(None);
         }
-        let source = PinSource::new(args, tokens.asker(), &self.data_path);
+        let source = PinSource::new(args, asker, &self.data_path);
         let mut tries = source.tries(args);
         loop {
-            let tried = self.walk_tokens(args, target, &tpm, &source);
+            let tried = self.walk_tokens(args, target, which, &tpm, &source);
             let error = match tried {
                 Ok(unlocked) => {
                     self.remember(&unlocked);
@@ -95,14 +118,32 @@ impl Session {
             for line in &errors::unlock(&self.header_path, &error).details {
                 output::note(line);
             }
-            if failed_by(&error, |why| matches!(why, TokenError::PolicyMismatch(_))) {
-                output::note(&format!(
-                    "hint: if the change was yours, bind the TPM anew: luksmith tpm reseal {}",
-                    shell(&self.header_path)
-                ));
+            if let Some(hint) = self.how_to_bind_anew(&error) {
+                output::note(&hint);
             }
             return Ok(None);
         }
+    }
+
+    /// What to do where the state of the machine was not the one that was sealed to.
+    fn how_to_bind_anew(&self, error: &UnlockError) -> Option<String> {
+        let mismatch = |why: &TokenError| matches!(why, TokenError::PolicyMismatch(_));
+        let token = error.attempts.iter().find_map(|attempt| match attempt {
+            Attempt {
+                tried: Tried::Token(number),
+                outcome: Outcome::Token(why),
+            } if mismatch(why) => self.metadata().tokens().get(number),
+            _ => None,
+        })?;
+        let verb = if token.kind == CLEVIS_KIND {
+            "migrate"
+        } else {
+            "reseal"
+        };
+        Some(format!(
+            "hint: if the change was yours, bind the TPM anew: luksmith tpm {verb} {}",
+            shell(&self.header_path)
+        ))
     }
 
     fn has_token_of(&self, handler: &dyn TokenUnlock) -> bool {
@@ -116,6 +157,7 @@ impl Session {
         &mut self,
         args: &Args,
         target: Target,
+        which: Which,
         tpm: &dyn TokenUnlock,
         pins: &PinSource,
     ) -> Result<Unlocked, UnlockError> {
@@ -125,8 +167,7 @@ impl Session {
             |area: Area, len: usize| store.read_area(area.offset, len as u64).map_err(Into::into);
         luksmith_keyslot::unlock_by_tokens(
             store.header(),
-            args.index("token-id")
-                .map_or(Which::ByPriority, Which::Only),
+            which,
             args.text("token-type").as_deref(),
             target,
             &[tpm],

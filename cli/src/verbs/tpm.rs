@@ -39,7 +39,8 @@ pub(super) const VERBS: &[Verb] = &[
         name: "tpm list",
         also: &[],
         about: "List the slots that a TPM opens, and whether each would open now",
-        more: "No PIN is asked for and no try is spent.",
+        more: "No PIN is asked for and no try is spent. Tokens that clevis made with its pin tpm2 are \
+               listed, too; of its other pins (tang, sss) it is said that nothing here opens them.",
         positionals: &[HEADER_DEVICE],
         options: &[
             HEADER,
@@ -47,7 +48,7 @@ pub(super) const VERBS: &[Verb] = &[
             &["tpm2-device", "tpm2-signature", "tpm2-pcrlock"],
         ],
         hidden: false,
-        run: c::tpm::list,
+        run: c::tpm_list::run,
     },
     Verb {
         name: "tpm why",
@@ -120,6 +121,36 @@ pub(super) const VERBS: &[Verb] = &[
         ],
         hidden: false,
         run: c::machine_policy::predict,
+    },
+    Verb {
+        name: "tpm migrate",
+        also: &[],
+        about: "Put a TPM slot of ours, and of systemd's form, in the place of one that clevis made",
+        more: "The slot of clevis opens the volume for it; if it does not, a passphrase is asked for. \
+               The new one is bound to the same PCRs, with what --tpm2-with-pin and the other \
+               options of tpm enroll add or say instead; where clevis was bound to none, to a PIN. \
+               Makes a recovery key first, unless there is one. The slot of clevis goes when the \
+               new one is on the disk and has opened; until then, both are there.",
+        positionals: &[HEADER_DEVICE],
+        options: &[
+            HEADER,
+            KEY,
+            BINDING,
+            &[
+                "token-id",
+                "tpm2-device",
+                "tpm2-signature",
+                "tpm2-pcrlock",
+                "allow-null-cipher",
+                "no-recovery-key",
+                "auto",
+                "without-secure-boot",
+                "progress-json",
+                "progress-frequency",
+            ],
+        ],
+        hidden: false,
+        run: c::migrate::run,
     },
     Verb {
         name: "tpm update",

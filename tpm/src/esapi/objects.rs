@@ -214,12 +214,20 @@ impl Esapi {
         policy: &Policy,
         auth: Option<&AuthValue>,
     ) -> Result<SecretBytes, TpmError> {
-        self.with_session(SessionType::Policy, Some(key), |esapi, session| {
-            esapi.carry_out(policy, session)?;
-            if sealed.public.policy != esapi.policy_digest(session)?.0 {
-                return Err(TpmError::PolicyMismatch {
-                    detail: "it is not the policy that was sealed to".to_owned(),
-                });
+        let without_policy = sealed.opens_without(policy);
+        let kind = if without_policy {
+            SessionType::Hmac
+        } else {
+            SessionType::Policy
+        };
+        self.with_session(kind, Some(key), |esapi, session| {
+            if !without_policy {
+                esapi.carry_out(policy, session)?;
+                if sealed.public.policy != esapi.policy_digest(session)?.0 {
+                    return Err(TpmError::PolicyMismatch {
+                        detail: "it is not the policy that was sealed to".to_owned(),
+                    });
+                }
             }
             if policy.needs_auth_value() && auth.is_none() {
                 return Err(TpmError::PinNeeded);

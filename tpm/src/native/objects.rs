@@ -3,7 +3,7 @@
 use luksmith_crypto::{CryptoError, SecretBytes};
 
 use super::link::{Authorization, Command, Subject, Verb};
-use super::session::SessionKind;
+use super::session::{Session, SessionKind};
 use super::{Loaded, MAX_PCR_CHANGES, Native, OWNER};
 use crate::auth::AuthValue;
 use crate::code::Code;
@@ -215,13 +215,15 @@ impl<T: Transport> Native<T> {
         policy: &Policy,
         auth: Option<&AuthValue>,
     ) -> Result<SecretBytes, TpmError> {
-        self.with_session(SessionKind::Policy, Some(key), |native, session| {
-            native.carry_out(policy, session)?;
-            let digest = native.policy_digest(session)?;
-            if sealed.public.policy != digest.0 {
-                return Err(TpmError::PolicyMismatch {
-                    detail: "it is not the policy that was sealed to".to_owned(),
-                });
+        let without_policy = sealed.opens_without(policy);
+        let kind = if without_policy {
+            SessionKind::Hmac
+        } else {
+            SessionKind::Policy
+        };
+        self.with_session(kind, Some(key), |native, session| {
+            if !without_policy {
+                native.fulfil(policy, sealed, session)?;
             }
             if policy.needs_auth_value() && auth.is_none() {
                 return Err(TpmError::PinNeeded);
@@ -235,6 +237,24 @@ impl<T: Transport> Native<T> {
             let command = Command::new(UNSEAL, vec![object], Writer::new()).by(authorization);
             native.link.run(command).map_err(unseal_error)?.secret()
         })
+    }
+
+    /// Carries a policy out, and sees whether it is the one that was sealed to.
+    fn fulfil(
+        &mut self,
+        policy: &Policy,
+        sealed: &Sealed,
+        session: &mut Session,
+    ) -> Result<(), TpmError> {
+        self.carry_out(policy, session)?;
+        let digest = self.policy_digest(session)?;
+        if sealed.public.policy == digest.0 {
+            Ok(())
+        } else {
+            Err(TpmError::PolicyMismatch {
+                detail: "it is not the policy that was sealed to".to_owned(),
+            })
+        }
     }
 
     /// Loads an object; whoever calls flushes it. The parent is authorized by its empty value:

@@ -13,7 +13,7 @@ use crate::error::TpmError;
 use crate::pcr::PCRS;
 
 /// Longest text in base64 that is decoded, in characters.
-const MAX_BASE64: usize = 16 * 1024;
+pub(super) const MAX_BASE64: usize = 16 * 1024;
 
 /// The members of an object.
 pub(super) struct Members<'a>(pub(super) &'a Value);

@@ -1,4 +1,5 @@
-//! LUKS2 tokens of type `systemd-tpm2`, as systemd 252 to 262 write and read them.
+//! LUKS2 tokens of type `systemd-tpm2`, as systemd 252 to 262 write and read them; those of clevis
+//! are read, too ([`ClevisTpm2`]).
 //!
 //! A token is read once, into a [`SystemdTpm2`] that cannot be half right, and written from one.
 //! What it holds leads to a passphrase: the unsealed bytes in base64, or with
@@ -17,6 +18,7 @@
 //! pcrlock ([`Pcrlock`]) they may be what an NV index of the TPM says, which a file spells out.
 //! [`PolicyFiles`] says where those files lie; `policy.rs` puts all together.
 
+mod clevis;
 mod enrol;
 mod files;
 mod grace;
@@ -32,6 +34,7 @@ mod signatures;
 mod unlock;
 mod write;
 
+pub use clevis::{CLEVIS_KIND, ClevisTpm2};
 pub use enrol::{Enrolled, Enrolment, NewPin, enrol, plan_slot};
 pub use files::{MACHINE_POLICY, PolicyFiles};
 pub use grace::Grace;

@@ -6,7 +6,7 @@ use luksmith_luks2::Token;
 
 use super::files::PolicyFiles;
 use super::pin::passphrase;
-use super::{KIND, SystemdTpm2};
+use super::{CLEVIS_KIND, ClevisTpm2, KIND, SystemdTpm2};
 use crate::auth::AuthValue;
 use crate::error::TpmError;
 use crate::policy::Policy;
@@ -39,6 +39,10 @@ impl<F: Fn() -> Result<Box<dyn Tpm>, TpmError>> TpmTokens<F> {
         token: &Token,
         pin: &mut dyn FnMut(PinRequest<'_>) -> Option<Passphrase>,
     ) -> Result<Passphrase, TpmError> {
+        if token.kind == CLEVIS_KIND {
+            let token = ClevisTpm2::parse(token)?;
+            return token.passphrase(&mut *(self.open)()?);
+        }
         let token = SystemdTpm2::parse(token)?;
         if let Some(beyond) = token.beyond.first() {
             return Err(TpmError::Unsupported {
@@ -89,7 +93,7 @@ impl SystemdTpm2 {
 
 impl<F: Fn() -> Result<Box<dyn Tpm>, TpmError>> TokenUnlock for TpmTokens<F> {
     fn kinds(&self) -> &[&str] {
-        &[KIND]
+        &[KIND, CLEVIS_KIND]
     }
 
     fn unlock(

@@ -5,9 +5,13 @@
 
 use std::io;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use luksmith_crypto::SecretBytes;
 use luksmith_luks2::Token;
-use luksmith_tpm::token::{KIND, PcrSignatures, PcrlockPolicy, PolicyKey, SystemdTpm2};
+use luksmith_tpm::token::{
+    CLEVIS_KIND, ClevisTpm2, KIND, PcrSignatures, PcrlockPolicy, PolicyKey, SystemdTpm2,
+};
 use luksmith_tpm::transport::Transport;
 use luksmith_tpm::wire::{Name, NvAttributes, NvPublic, Public};
 use luksmith_tpm::{
@@ -168,6 +172,34 @@ pub(crate) fn token(data: &[u8]) {
             raw,
         };
         assert_eq!(SystemdTpm2::parse(&again).ok(), Some(read));
+    }
+}
+
+/// A token of clevis: the JWE as a text in its compact form, or any JSON. The first byte chooses, and the
+/// second whether the bytes are the protected header of a JWE.
+pub(crate) fn clevis(data: &[u8]) {
+    let Some(([form, header], rest)) = data.split_first_chunk() else {
+        return;
+    };
+    let jwe: serde_json::Value = if form % 2 == 0 {
+        let text = if header % 2 == 0 {
+            String::from_utf8_lossy(rest).into_owned()
+        } else {
+            let protected = BASE64URL.encode(rest);
+            format!("{protected}..AAAAAAAAAAAAAAAA.AAAA.AAAAAAAAAAAAAAAAAAAAAA")
+        };
+        text.into()
+    } else {
+        serde_json::from_slice(rest).unwrap_or_default()
+    };
+    let token = Token {
+        kind: CLEVIS_KIND.to_owned(),
+        keyslots: vec![1],
+        raw: serde_json::json!({ "type": CLEVIS_KIND, "keyslots": ["1"], "jwe": jwe }),
+    };
+    if let Ok(read) = ClevisTpm2::parse(&token) {
+        let bound = !read.sealed.public.policy.is_empty();
+        assert_eq!(read.pcrs.is_some(), bound, "PCRs are those of the policy");
     }
 }
 

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod clevis;
 mod hostile;
 mod kept;
 mod lockout;
@@ -100,6 +101,10 @@ claims! {
             a_token_is_read_as_it_was_written
             a_damaged_token_is_told_and_an_unknown_member_is_not_minded
             nothing_is_enrolled_that_protects_nothing_or_does_not_open;
+        clevis:
+            what_clevis_made_opens_in_both_forms
+            a_changed_pcr_is_told_before_anything_is_unsealed
+            what_another_tpm_sealed_does_not_open;
         signed:
             what_is_signed_opens_and_nothing_else
             what_is_wrong_with_signatures_is_told
@@ -126,6 +131,8 @@ claims! {
             the_file_says_the_index_where_the_token_does_not
             with_the_owners_right_the_index_is_made_anew
             with_signed_pcrs_it_takes_both;
+        clevis:
+            the_key_that_clevis_sends_in_the_clear_is_not_seen_on_the_bus;
         lockout:
             the_rules_can_be_set_and_tries_forgotten;
         kept:
