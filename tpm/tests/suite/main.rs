@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod attacks;
 mod clevis;
 mod hostile;
 mod kept;
@@ -101,6 +102,11 @@ claims! {
             a_token_is_read_as_it_was_written
             a_damaged_token_is_told_and_an_unknown_member_is_not_minded
             nothing_is_enrolled_that_protects_nothing_or_does_not_open;
+        lockout:
+            a_lockout_authorization_is_set_once_and_taken_away_by_who_knows_it;
+        attacks:
+            a_reset_and_the_same_measurements_open_what_needs_no_pin
+            a_reset_gives_no_tries_back;
         clevis:
             what_clevis_made_opens_in_both_forms
             a_changed_pcr_is_told_before_anything_is_unsealed
@@ -134,7 +140,10 @@ claims! {
         clevis:
             the_key_that_clevis_sends_in_the_clear_is_not_seen_on_the_bus;
         lockout:
-            the_rules_can_be_set_and_tries_forgotten;
+            the_rules_can_be_set_and_tries_forgotten
+            nobody_forgives_wrong_tries_without_the_lockout_authorization
+            who_knows_the_lockout_authorization_forgives
+            a_new_lockout_authorization_is_not_seen_on_the_bus;
         kept:
             no_file_is_needed_whatever_comes_after
             what_is_not_yet_in_force_costs_nothing
