@@ -315,6 +315,9 @@ pub(crate) fn tpm(error: &TpmError) -> Failure {
             )),
             None => failure.hint("a recovery key or passphrase opens the volume meanwhile"),
         },
+        TpmError::HierarchyAuth { what } if what.starts_with("lockout") => failure
+            .hint("a wrong one closes all use of it for a while; see for how long")
+            .command("luksmith tpm lockout"),
         TpmError::HierarchyAuth { .. } => failure
             .hint("somebody took this TPM into possession; luksmith needs its owner authorization to be empty"),
         TpmError::Full { .. } => failure

@@ -595,6 +595,43 @@ pub(crate) const OPTIONS: &[Opt] = &[
         "Where this machine keeps what was measured [default: /var/lib/luksmith]",
     )
     .ours(),
+    Opt::new(
+        "set",
+        Nothing,
+        "Set the rules, and a lockout authorization if there is none",
+    )
+    .ours(),
+    Opt::new("reset", Nothing, "Have the TPM forget all wrong PINs").ours(),
+    Opt::new(
+        "max-tries",
+        Number("TRIES", 1, 1000),
+        "So many wrong PINs lock the TPM [default: 32]",
+    )
+    .ours(),
+    Opt::new(
+        "recovery-time",
+        Number("SECONDS", 1, INT),
+        "One wrong PIN is forgotten after so long [default: 600]",
+    )
+    .ours(),
+    Opt::new(
+        "lockout-recovery-time",
+        Number("SECONDS", 0, INT),
+        "A wrong lockout authorization closes its use for so long; 0: until the next start [default: 86400]",
+    )
+    .ours(),
+    Opt::new(
+        "auth-file",
+        Path,
+        "Take the lockout authorization from the first line of this file, and keep it nowhere else",
+    )
+    .ours(),
+    Opt::new(
+        "ask-auth",
+        Nothing,
+        "Ask for the lockout authorization, and keep it nowhere",
+    )
+    .ours(),
     Opt::new("recovery-key", Nothing, "Make a recovery key").ours(),
     Opt::new(
         "no-recovery-key",

@@ -601,9 +601,10 @@ const VERBS: &[Verb] = &[
         name: "doctor",
         also: &[],
         about: "Say whether this machine can serve volumes, and what to do if not",
-        more: "Ends with 1 when something stands in the way.",
+        more: "Ends with 1 when something stands in the way. The TPM, and the slots of the volumes of \
+               crypttab that one opens, are looked at, too; no PIN is asked for and no try is spent.",
         positionals: &[],
-        options: &[JSON],
+        options: &[JSON, &["tpm2-device", "crypttab"]],
         hidden: false,
         run: c::doctor::run,
     },

@@ -152,6 +152,17 @@ pub trait Tpm {
         rules: &LockoutRules,
         auth: Option<&AuthValue>,
     ) -> Result<(), TpmError>;
+
+    /// Sets the lockout authorization, without which nobody resets wrong tries or changes the
+    /// rules; an empty one takes it away. `old` is the one that is set, if one is.
+    ///
+    /// # Errors
+    /// Those of [`Tpm::reset_lockout`].
+    fn set_lockout_auth(
+        &mut self,
+        new: &AuthValue,
+        old: Option<&AuthValue>,
+    ) -> Result<(), TpmError>;
 }
 
 /// Where the storage root key is, by the TCG's provisioning guidance.
@@ -292,7 +303,7 @@ pub enum NvLock {
 pub struct LockoutRules {
     /// So many wrong tries close it.
     pub max_tries: u32,
-    /// One wrong try is forgotten after so many seconds.
+    /// One wrong try is forgotten after so many seconds; zero means that none is counted.
     pub forget_one_after_s: u32,
     /// After a wrong lockout authorization, that is closed for so many seconds.
     pub recovery_s: u32,
@@ -320,8 +331,7 @@ impl Lockout {
         }
     }
 
-    /// Time until one try is open again, at most, while the TPM has power; `None` if it is open,
-    /// or if nothing is ever forgotten.
+    /// Time until one try is open again, at most, while the TPM has power; `None` if it is open.
     #[must_use]
     pub fn remaining(&self) -> Option<Duration> {
         if self.tries_left() > 0 || self.rules.forget_one_after_s == 0 {

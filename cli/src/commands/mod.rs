@@ -18,6 +18,7 @@ pub(crate) mod generator;
 pub(crate) mod header;
 pub(crate) mod is_luks;
 pub(crate) mod list;
+pub(crate) mod lockout;
 pub(crate) mod machine_policy;
 pub(crate) mod man;
 pub(crate) mod migrate;

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use luksmith_keyslot::{LastSlot, Target, TokenError, remove_all_of};
 use luksmith_tpm::token::{Enrolment, KIND, NewPin, Pin, SystemdTpm2};
-use luksmith_tpm::{FixedValue, HashAlg, IDENTITY_PCR, Lockout, Tpm};
+use luksmith_tpm::{FixedValue, HashAlg, IDENTITY_PCR, Tpm};
 use serde_json::json;
 
 use crate::args::Args;
+use crate::commands::lockout::tries;
 use crate::commands::tpm_plan::{bind, new_pin};
 use crate::errors;
 use crate::hint::{Failure, shell};
@@ -59,24 +60,6 @@ pub(crate) fn status(args: &Args) -> Result<(), Failure> {
 
 fn set(is: bool) -> &'static str {
     if is { "set" } else { "not set" }
-}
-
-fn tries(lockout: &Lockout) -> String {
-    let rules = lockout.rules;
-    let forget = match rules.forget_one_after_s {
-        0 => "none is ever forgotten".to_owned(),
-        seconds => format!("one is forgotten every {}", errors::span(seconds.into())),
-    };
-    match lockout.tries_left() {
-        0 => match lockout.remaining() {
-            Some(time) => format!("locked, for at most {}", errors::span(time.as_secs())),
-            None => "locked".to_owned(),
-        },
-        left => format!(
-            "{} of {}, {left} left; {forget}",
-            lockout.wrong_tries, rules.max_tries
-        ),
-    }
 }
 
 /// Binds a slot anew to the PCRs as they are now.

@@ -5,6 +5,7 @@ use luksmith_tpm::token::{Enrolled, Enrolment, NewPin, PolicyFiles, SignedPcrs, 
 use luksmith_tpm::{HashAlg, PcrList, PcrSelection, Tpm, TpmError};
 
 use crate::args::Args;
+use crate::commands::lockout::{advice, tries};
 use crate::commands::tpm::fuse;
 use crate::commands::{machine_policy, why};
 use crate::errors;
@@ -287,15 +288,13 @@ pub(super) fn bind(
 
 /// A new PIN, after it was said what a wrong one costs.
 pub(super) fn new_pin(args: &Args, tpm: &mut dyn Tpm) -> Result<Passphrase, Failure> {
-    let rules = tpm.lockout().map_err(|error| errors::tpm(&error))?.rules;
-    output::note(&format!(
-        "This TPM locks itself after {} wrong PINs and forgets one {}.",
-        rules.max_tries,
-        match rules.forget_one_after_s {
-            0 => "never".to_owned(),
-            seconds => format!("every {}", errors::span(u64::from(seconds))),
-        }
-    ));
+    let failed = |error| errors::tpm(&error);
+    let lockout = tpm.lockout().map_err(failed)?;
+    let facts = tpm.facts().map_err(failed)?;
+    output::note(&format!("Wrong PINs of this TPM: {}.", tries(&lockout)));
+    if let Some(advice) = advice(&facts, &lockout) {
+        output::note(&format!("warning: {advice}"));
+    }
     let pin = match args.path("new-pin-file") {
         Some(file) => Source::line_of(&file)?,
         None if prompt::person_there() => {

@@ -202,4 +202,30 @@ pub(super) const VERBS: &[Verb] = &[
         hidden: false,
         run: c::tpm::status,
     },
+    Verb {
+        name: "tpm lockout",
+        also: &[],
+        about: "Show or set how many wrong PINs the TPM takes, and who may reset them",
+        more: "--set takes the rules of Windows, unless others are given, and sets a lockout \
+               authorization: without one, any system that boots on the machine can reset the count. \
+               It is kept in lockout.key of the state directory, for root alone, or given with \
+               --auth-file or --ask-auth. One that is set already is never changed.",
+        positionals: &[],
+        options: &[
+            JSON,
+            &[
+                "set",
+                "reset",
+                "max-tries",
+                "recovery-time",
+                "lockout-recovery-time",
+                "auth-file",
+                "ask-auth",
+                "tpm2-device",
+                "state-directory",
+            ],
+        ],
+        hidden: false,
+        run: c::lockout::run,
+    },
 ];

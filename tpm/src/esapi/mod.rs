@@ -16,7 +16,7 @@ use std::str::FromStr as _;
 use luksmith_crypto::SecretBytes;
 use tss_esapi::attributes::SessionAttributesBuilder;
 use tss_esapi::constants::{CapabilityType, SessionType};
-use tss_esapi::handles::{KeyHandle, ObjectHandle, PcrHandle, SessionHandle};
+use tss_esapi::handles::{AuthHandle, KeyHandle, ObjectHandle, PcrHandle, SessionHandle};
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::session_handles::AuthSession;
 use tss_esapi::structures::{Auth, CapabilityData, DigestValues, SymmetricDefinition};
@@ -27,6 +27,7 @@ use self::convert::{Asked, bank_of, buffer, hashing, selection_list};
 use crate::auth::AuthValue;
 use crate::error::TpmError;
 use crate::hash::{Digest, HashAlg};
+use crate::meaning::lockout_error;
 use crate::pcr::{PCRS, PcrSelection, PcrValues};
 use crate::policy::Policy;
 use crate::tpm::{
@@ -373,5 +374,26 @@ impl Tpm for Esapi {
         _auth: Option<&AuthValue>,
     ) -> Result<(), TpmError> {
         Err(cannot("TPM2_DictionaryAttackParameters"))
+    }
+
+    fn set_lockout_auth(
+        &mut self,
+        new: &AuthValue,
+        old: Option<&AuthValue>,
+    ) -> Result<(), TpmError> {
+        let (old, new) = (auth_of(old)?, auth_of(Some(new))?);
+        let (key, _) = self.root_key()?;
+        self.context
+            .tr_set_auth(ObjectHandle::Lockout, old)
+            .asked("Esys_TR_SetAuth")?;
+        self.with_session(SessionType::Hmac, Some(key), |esapi, session| {
+            esapi
+                .context
+                .execute_with_session(Some(session), |context| {
+                    context.hierarchy_change_auth(AuthHandle::Lockout, new)
+                })
+                .asked("TPM2_HierarchyChangeAuth")
+        })
+        .map_err(lockout_error)
     }
 }

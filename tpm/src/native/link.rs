@@ -66,6 +66,8 @@ pub(crate) struct Command<'a> {
     pub(crate) parameters: Vec<u8>,
     /// Whether the answer begins with a handle.
     pub(crate) gives_handle: bool,
+    /// The authorization value that the command gives to what it is authorized by.
+    pub(crate) new_auth: Option<&'a AuthValue>,
 }
 
 impl<'a> Command<'a> {
@@ -77,6 +79,7 @@ impl<'a> Command<'a> {
             secret: None,
             parameters: parameters.done(),
             gives_handle: false,
+            new_auth: None,
         }
     }
 
@@ -87,6 +90,12 @@ impl<'a> Command<'a> {
 
     pub(crate) fn hiding(mut self, secret: &'a SecretBytes) -> Self {
         self.secret = Some(secret);
+        self
+    }
+
+    /// Whoever answers proves to know the new value already.
+    pub(crate) fn giving_auth(mut self, new: &'a AuthValue) -> Self {
+        self.new_auth = Some(new);
         self
     }
 
@@ -157,6 +166,7 @@ impl<T: Transport> Link<T> {
             secret,
             parameters,
             gives_handle,
+            new_auth,
         } = command;
         let used = match authorization {
             Authorization::None => None,
@@ -185,6 +195,7 @@ impl<T: Transport> Link<T> {
         };
         let frame = frame(verb, &subjects, used.as_ref(), &parameters)?;
         let answer = self.send(verb, &frame)?;
+        let used = used.map(|used| used.map(|used| used.from_now_by(new_auth)));
         parse(verb, &answer, used, gives_handle)
     }
 

@@ -333,6 +333,14 @@ impl<T: Transport> Tpm for Native<T> {
     ) -> Result<(), TpmError> {
         self.set_rules(rules, auth)
     }
+
+    fn set_lockout_auth(
+        &mut self,
+        new: &AuthValue,
+        old: Option<&AuthValue>,
+    ) -> Result<(), TpmError> {
+        self.change_lockout_auth(new, old)
+    }
 }
 
 #[cfg(test)]

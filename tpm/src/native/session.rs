@@ -118,7 +118,16 @@ impl Session {
     }
 }
 
-impl Use<'_> {
+impl<'a> Use<'a> {
+    /// The same use, whose answer is authorized by another value if there is one (Part 3,
+    /// "TPM2_HierarchyChangeAuth").
+    pub(crate) fn from_now_by(mut self, new: Option<&'a AuthValue>) -> Self {
+        if new.is_some() {
+            self.auth = new;
+        }
+        self
+    }
+
     /// The first parameter as it goes over the bus.
     pub(crate) fn hide(&self, secret: &SecretBytes) -> Result<Vec<u8>, CryptoError> {
         if self.attributes & DECRYPT == 0 {

@@ -1,5 +1,7 @@
 //! What the TPM is and where it stands: properties, PCRs, wrong tries.
 
+use luksmith_crypto::{CryptoError, SecretBytes};
+
 use super::link::{Answer, Authorization, Command, Subject, Verb};
 use super::objects::verb;
 use super::session::SessionKind;
@@ -15,6 +17,7 @@ use crate::wire::{Reader, Writer};
 
 const DICTIONARY_ATTACK_LOCK_RESET: Verb = verb("TPM2_DictionaryAttackLockReset", 0x139);
 const DICTIONARY_ATTACK_PARAMETERS: Verb = verb("TPM2_DictionaryAttackParameters", 0x13A);
+const HIERARCHY_CHANGE_AUTH: Verb = verb("TPM2_HierarchyChangeAuth", 0x129);
 const GET_CAPABILITY: Verb = verb("TPM2_GetCapability", 0x17A);
 const PCR_READ: Verb = verb("TPM2_PCR_Read", 0x17E);
 const PCR_EXTEND: Verb = verb("TPM2_PCR_Extend", 0x182);
@@ -165,6 +168,31 @@ impl<T: Transport> Native<T> {
             .u32(rules.forget_one_after_s)
             .u32(rules.recovery_s);
         self.by_lockout(DICTIONARY_ATTACK_PARAMETERS, parameters, auth)
+    }
+
+    pub(super) fn change_lockout_auth(
+        &mut self,
+        new: &AuthValue,
+        old: Option<&AuthValue>,
+    ) -> Result<(), TpmError> {
+        let secret = SecretBytes::init_with(new.expose().len(), |bytes| {
+            bytes.copy_from_slice(new.expose());
+            Ok::<(), CryptoError>(())
+        })?;
+        let key = self.root_key()?;
+        let answer = self.with_session(SessionKind::Hmac, Some(&key), |native, session| {
+            let subjects = vec![Subject::plain(LOCKOUT)];
+            let command = Command::new(HIERARCHY_CHANGE_AUTH, subjects, Writer::new())
+                .hiding(&secret)
+                .giving_auth(new)
+                .by(Authorization::Session {
+                    session,
+                    auth: old,
+                    answer_secret: false,
+                });
+            native.link.run(command)
+        });
+        Ok(answer.map_err(lockout_error)?.reader().end()?)
     }
 
     fn by_lockout(
