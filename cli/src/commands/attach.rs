@@ -191,7 +191,7 @@ fn check_fingerprint(entry: &Entry, session: &Session, unlocked: &Unlocked) -> R
 }
 
 /// The line as a command line of `open`, so that it is opened just as that verb would.
-fn as_open(entry: &Entry, initramfs: bool) -> Result<Box<Args>, Failure> {
+pub(super) fn as_open(entry: &Entry, initramfs: bool) -> Result<Box<Args>, Failure> {
     let mut words: Vec<OsString> = vec!["luksmith".into(), "open".into()];
     let switches = [
         (entry.read_only, "--readonly"),
