@@ -320,6 +320,8 @@ pub(crate) fn tpm(error: &TpmError) -> Failure {
             .command("luksmith tpm lockout"),
         TpmError::HierarchyAuth { .. } => failure
             .hint("somebody took this TPM into possession; luksmith needs its owner authorization to be empty"),
+        TpmError::BackEnd { .. } => failure
+            .hint("the other back end can, where it reaches this TPM: --tpm2-backend=native"),
         TpmError::Full { .. } => failure
             .hint("free a persistent handle or an index that nothing uses any more")
             .command("tpm2_getcap handles-persistent"),

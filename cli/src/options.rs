@@ -486,7 +486,14 @@ pub(crate) const OPTIONS: &[Opt] = &[
     Opt::new(
         "tpm2-device",
         Text("TPM"),
-        "Where the TPM is: auto, a device, swtpm:host=H,port=P or swtpm:path=SOCKET [default: auto]",
+        "Where the TPM is: auto, a device, swtpm:host=H,port=P or swtpm:path=SOCKET, or with tcti: in \
+         front whatever tpm2-tss knows [default: auto]",
+    )
+    .ours(),
+    Opt::new(
+        "tpm2-backend",
+        OneOf(&["native", "esapi"]),
+        "Who speaks to the TPM: luksmith itself, or tpm2-tss (needs the feature esapi) [default: native]",
     )
     .ours(),
     Opt::new(

@@ -8,7 +8,6 @@ use luksmith_keyslot::{
     OpenLimits, Target, UnlockError, UnlockErrorKind, Unlocked, Which, as_recovery_key,
 };
 use luksmith_luks2::{Area, Header, Metadata};
-use luksmith_tpm::Address;
 use luksmith_volume::{
     Access, BlockDevice, FileDevice, HeaderStore, LockMode, Locking, VolumePlan,
 };
@@ -19,7 +18,7 @@ use crate::hint::{Failure, shell};
 use crate::output;
 use crate::passphrase::{self, Source};
 use crate::prompt;
-use crate::tpm_device;
+use crate::tpm_device::{self, Place};
 
 mod blessed;
 mod by_token;
@@ -38,7 +37,7 @@ pub(crate) struct Session {
     /// The key for the MAC over the header, once the volume key was known.
     mac_key: Option<MacKey>,
     /// The TPM whose counter the header names.
-    tpm: Option<Address>,
+    tpm: Option<Place>,
 }
 
 impl Session {
@@ -86,7 +85,7 @@ impl Session {
 
     /// The options say where the TPM is whose counter the header names, or shall name.
     pub(crate) fn find_counter_at(&mut self, args: &Args) -> Result<(), Failure> {
-        self.tpm = Some(tpm_device::address(args)?);
+        self.tpm = Some(tpm_device::place(args)?);
         Ok(())
     }
 

@@ -102,6 +102,7 @@ const TOKEN: &[&str] = &[
     "token-only",
     "token-type",
     "tpm2-device",
+    "tpm2-backend",
     "tpm2-signature",
     "tpm2-pcrlock",
     "pin-file",
@@ -126,7 +127,7 @@ const PERF: &[&str] = &[
 ];
 const TRUST: &[&str] = &["header-mac", "accept-changed-header"];
 /// Where the counter is that is raised when a slot goes.
-const COUNTER: &[&str] = &["tpm2-device"];
+const COUNTER: &[&str] = &["tpm2-device", "tpm2-backend"];
 const COPY: &[&str] = &["header-backup-file", "progress-json", "progress-frequency"];
 
 const DEVICE: Positional = must("DEVICE", "The block device or file that holds the volume");
@@ -604,7 +605,7 @@ const VERBS: &[Verb] = &[
         more: "Ends with 1 when something stands in the way. The TPM, and the slots of the volumes of \
                crypttab that one opens, are looked at, too; no PIN is asked for and no try is spent.",
         positionals: &[],
-        options: &[JSON, &["tpm2-device", "crypttab"]],
+        options: &[JSON, &["tpm2-device", "tpm2-backend", "crypttab"]],
         hidden: false,
         run: c::doctor::run,
     },

@@ -8,8 +8,8 @@ use std::sync::OnceLock;
 
 use crate::cryptsetup::{Ended, run};
 
-/// The debug build of the program (it checks itself more than a release), made once per process
-/// unless `LUKSMITH_DEBUG_BIN` names one.
+/// The debug build of the program (it checks itself more than a release) with all its features, made
+/// once per process unless `LUKSMITH_DEBUG_BIN` names one.
 ///
 /// # Panics
 /// If it does not build.
@@ -23,6 +23,7 @@ pub fn binary() -> &'static Path {
             .args([
                 "build",
                 "--quiet",
+                "--all-features",
                 "--package",
                 "luksmith",
                 "--bin",

@@ -35,6 +35,7 @@ extern crate self as luksmith_tpm;
 
 mod address;
 mod auth;
+mod boxed;
 mod code;
 mod counter;
 mod error;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use luksmith_crypto::Passphrase;
 use luksmith_keyslot::{Target, UnlockErrorKind, Unlocked, Which};
-use luksmith_tpm::{Address, TpmError};
+use luksmith_tpm::TpmError;
 use luksmith_ublk_target::{UblkError, VolumeName};
 use luksmith_volume::VolumePlan;
 
@@ -25,7 +25,7 @@ use crate::output;
 use crate::passphrase::Source;
 use crate::prompt::Asker;
 use crate::session::{Session, Tokens};
-use crate::tpm_device;
+use crate::tpm_device::{self, Place};
 
 /// Where a key is looked for when the table names none.
 const KEY_FOLDERS: [&str; 2] = ["/etc/cryptsetup-keys.d", "/run/cryptsetup-keys.d"];
@@ -237,7 +237,7 @@ fn unlock(
     let which = entry.key_slot.map_or(Which::ByPriority, Which::Only);
     let path = session.header_path.clone();
     if session.names_counter() {
-        wait_for_tpm(&tpm_device::address(args)?, entry.token_timeout);
+        wait_for_tpm(&tpm_device::place(args)?, entry.token_timeout);
     }
     let mut doubt = None;
     if let Some(file) = key_file(entry) {
@@ -329,9 +329,9 @@ fn by_token(
 }
 
 /// Waits until a TPM is there, or for so long; what uses it says that it is not.
-fn wait_for_tpm(address: &Address, patience: Duration) {
+fn wait_for_tpm(place: &Place, patience: Duration) {
     let end = Instant::now() + patience;
-    while let Err(TpmError::NotPresent { .. }) = luksmith_tpm::transport::open(address) {
+    while let Err(TpmError::NotPresent { .. }) = place.open() {
         if Instant::now() >= end {
             break;
         }

@@ -1,13 +1,11 @@
 //! The end of the time in which the TPM gives what is sealed for the initramfs alone.
 
-use luksmith_tpm::{
-    Address, IDENTITY_PCR, Native, TpmError, measure_no_volume, measure_volume_key,
-};
+use luksmith_tpm::{IDENTITY_PCR, TpmError, measure_no_volume, measure_volume_key};
 
 use crate::commands::attach::Ready;
 use crate::errors;
 use crate::hint::Failure;
-use crate::tpm_device::{self, Connection};
+use crate::tpm_device::{self, Connection, Place};
 
 /// Measures the keys of these volumes, in their order; in an initramfs always something, unless
 /// the table says of every volume that it shall not be measured.
@@ -22,11 +20,11 @@ pub(super) fn burn(ready: &[Ready<'_>], initramfs: bool) -> Result<(), Failure> 
         let Some(pcr) = one.entry.measure.unwrap_or(default) else {
             continue;
         };
-        let address = match &one.entry.tpm_device {
+        let place = match &one.entry.tpm_device {
             Some(device) => tpm_device::parse(device)?,
-            None => Address::Auto,
+            None => Place::AUTO,
         };
-        let Some(mut tpm) = connect(&address)? else {
+        let Some(mut tpm) = connect(&place)? else {
             continue;
         };
         let uuid = one.session.header().uuid();
@@ -36,7 +34,7 @@ pub(super) fn burn(ready: &[Ready<'_>], initramfs: bool) -> Result<(), Failure> 
     }
     if initramfs
         && !burnt
-        && let Some(mut tpm) = connect(&Address::Auto)?
+        && let Some(mut tpm) = connect(&Place::AUTO)?
     {
         measure_no_volume(&mut tpm, IDENTITY_PCR).map_err(failed)?;
     }
@@ -44,8 +42,8 @@ pub(super) fn burn(ready: &[Ready<'_>], initramfs: bool) -> Result<(), Failure> 
 }
 
 /// `None`: this machine has no TPM, so there is nothing to keep from anybody.
-fn connect(address: &Address) -> Result<Option<Connection>, Failure> {
-    match Native::open(address) {
+fn connect(place: &Place) -> Result<Option<Connection>, Failure> {
+    match place.open() {
         Ok(tpm) => Ok(Some(tpm)),
         Err(TpmError::NotPresent { .. }) => Ok(None),
         Err(other) => Err(failed(other)),

@@ -7,7 +7,7 @@ use luksmith_keyslot::header_mac::{self, Counter, HeaderMac};
 use luksmith_keyslot::{Target, Unlocked, Which};
 use luksmith_luks2::Change;
 use luksmith_tpm::wire::Name;
-use luksmith_tpm::{Address, Native, NvCounter, TpmError};
+use luksmith_tpm::{Native, NvCounter, TpmError};
 
 use super::{Session, Tokens, by_token};
 use crate::args::Args;
@@ -17,7 +17,7 @@ use crate::hint::{Failure, shell};
 use crate::output;
 use crate::passphrase::Source;
 use crate::prompt;
-use crate::tpm_device::Connection;
+use crate::tpm_device::Place;
 
 /// What a header must have to be opened by a machine alone: `--header-mac`, and `header-mac=` in crypttab. The header
 /// cannot say it itself: whoever changes it would take that out, too.
@@ -323,7 +323,7 @@ impl Session {
     }
 
     /// A connection that takes nothing else for the counter.
-    pub(crate) fn hold(&self, counter: &Counter) -> Result<(NvCounter, Connection), TpmError> {
+    pub(crate) fn hold(&self, counter: &Counter) -> Result<(NvCounter, Native), TpmError> {
         let damaged = |what: &str| TpmError::Damaged {
             what: format!("{what} of the counter"),
         };
@@ -332,8 +332,13 @@ impl Session {
             name: Name::parse(&counter.name).map_err(|_| damaged("name"))?,
             srk: Name::parse(&counter.srk).map_err(|_| damaged("storage root key"))?,
         };
-        let tpm = Native::open(self.tpm.as_ref().unwrap_or(&Address::Auto))?;
-        let tpm = counter.hold(tpm);
+        let Place::Native(address) = self.tpm.clone().unwrap_or(Place::AUTO) else {
+            return Err(TpmError::BackEnd {
+                back_end: "esapi",
+                what: "what it takes to take nothing else for a counter",
+            });
+        };
+        let tpm = counter.hold(Native::open(&address)?);
         Ok((counter, tpm))
     }
 }

@@ -11,7 +11,6 @@ use luksmith_keyslot::{
 };
 use luksmith_luks2::Area;
 use luksmith_tpm::token::{CLEVIS_KIND, TpmTokens};
-use luksmith_tpm::{Native, Tpm};
 
 use super::Session;
 use crate::args::Args;
@@ -89,9 +88,8 @@ impl Session {
         asker: Asker,
         which: Which,
     ) -> Result<Option<Unlocked>, Failure> {
-        let address = tpm_device::to_unlock(args)?;
-        let tpm = TpmTokens::new(|| Ok(Box::new(Native::open(&address)?) as Box<dyn Tpm>))
-            .with_files(tpm_device::policy_files(args));
+        let place = tpm_device::to_unlock(args)?;
+        let tpm = TpmTokens::new(|| place.open()).with_files(tpm_device::policy_files(args));
         if which == Which::ByPriority && !asked(args) && !self.has_token_of(&tpm) {
             return Ok(None);
         }

@@ -45,7 +45,12 @@ pub(super) const VERBS: &[Verb] = &[
         options: &[
             HEADER,
             JSON,
-            &["tpm2-device", "tpm2-signature", "tpm2-pcrlock"],
+            &[
+                "tpm2-device",
+                "tpm2-backend",
+                "tpm2-signature",
+                "tpm2-pcrlock",
+            ],
         ],
         hidden: false,
         run: c::tpm_list::run,
@@ -59,7 +64,13 @@ pub(super) const VERBS: &[Verb] = &[
         options: &[
             HEADER,
             JSON,
-            &["token-id", "tpm2-device", "event-log", "state-directory"],
+            &[
+                "token-id",
+                "tpm2-device",
+                "tpm2-backend",
+                "event-log",
+                "state-directory",
+            ],
         ],
         hidden: false,
         run: c::why::run,
@@ -112,6 +123,7 @@ pub(super) const VERBS: &[Verb] = &[
             JSON,
             &[
                 "tpm2-device",
+                "tpm2-backend",
                 "state-directory",
                 "event-log",
                 "kernel",
@@ -139,6 +151,7 @@ pub(super) const VERBS: &[Verb] = &[
             &[
                 "token-id",
                 "tpm2-device",
+                "tpm2-backend",
                 "tpm2-signature",
                 "tpm2-pcrlock",
                 "allow-null-cipher",
@@ -161,6 +174,7 @@ pub(super) const VERBS: &[Verb] = &[
         positionals: &[],
         options: &[&[
             "tpm2-device",
+            "tpm2-backend",
             "state-directory",
             "event-log",
             "keep",
@@ -177,7 +191,13 @@ pub(super) const VERBS: &[Verb] = &[
                (all of the policy, unless told otherwise), and never again. Whoever steals the machine before \
                that can use it. After that boot tpm update --only-drop, which a service runs, takes its values.",
         positionals: &[],
-        options: &[&["tpm2-device", "state-directory", "tpm2-pcrs", "withdraw"]],
+        options: &[&[
+            "tpm2-device",
+            "tpm2-backend",
+            "state-directory",
+            "tpm2-pcrs",
+            "withdraw",
+        ]],
         hidden: false,
         run: c::machine_policy::grace,
     },
@@ -188,7 +208,7 @@ pub(super) const VERBS: &[Verb] = &[
         more: "A slot that is wiped lives on in copies of the header; by this its copies are dead, too. \
                Passphrases, recovery keys and slots with a PIN or PCRs of their own are not touched.",
         positionals: &[],
-        options: &[&["tpm2-device", "state-directory"]],
+        options: &[&["tpm2-device", "tpm2-backend", "state-directory"]],
         hidden: false,
         run: c::machine_policy::revoke,
     },
@@ -198,7 +218,7 @@ pub(super) const VERBS: &[Verb] = &[
         about: "Show the TPM: maker, PCR banks, wrong PINs so far and when it forgets them",
         more: "",
         positionals: &[],
-        options: &[JSON, &["tpm2-device"]],
+        options: &[JSON, &["tpm2-device", "tpm2-backend"]],
         hidden: false,
         run: c::tpm::status,
     },
@@ -222,6 +242,7 @@ pub(super) const VERBS: &[Verb] = &[
                 "auth-file",
                 "ask-auth",
                 "tpm2-device",
+                "tpm2-backend",
                 "state-directory",
             ],
         ],

@@ -195,7 +195,7 @@ impl<T: Transport> Link<T> {
         };
         let frame = frame(verb, &subjects, used.as_ref(), &parameters)?;
         let answer = self.send(verb, &frame)?;
-        let used = used.map(|used| used.map(|used| used.from_now_by(new_auth)));
+        let used = used.map(|used| used.map(|used| used.answered_by(new_auth)));
         parse(verb, &answer, used, gives_handle)
     }
 

@@ -121,7 +121,7 @@ impl Session {
 impl<'a> Use<'a> {
     /// The same use, whose answer is authorized by another value if there is one (Part 3,
     /// "TPM2_HierarchyChangeAuth").
-    pub(crate) fn from_now_by(mut self, new: Option<&'a AuthValue>) -> Self {
+    pub(crate) fn answered_by(mut self, new: Option<&'a AuthValue>) -> Self {
         if new.is_some() {
             self.auth = new;
         }
