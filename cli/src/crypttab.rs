@@ -69,6 +69,17 @@ pub(crate) struct Entry {
 /// Where the table of the system is.
 pub(crate) const TABLE: &str = "/etc/crypttab";
 
+/// Where the table of our initramfs is.
+pub(crate) const INITRAMFS_TABLE: &str = "/conf/luksmith/crypttab";
+
+/// The names of all volumes of a table, also of those that are not ours.
+pub(crate) fn names(table: &str) -> impl Iterator<Item = String> {
+    table.lines().filter_map(|line| {
+        let name = line.split_ascii_whitespace().next()?;
+        (!name.starts_with('#')).then(|| unescape(name))
+    })
+}
+
 /// What stands in a table: for each line of ours the volume, or its name and why the line cannot be
 /// honoured.
 pub(crate) fn parse(table: &str) -> Vec<Result<Entry, (String, String)>> {
@@ -94,6 +105,8 @@ const HARMLESS: &[&str] = &[
     "password-echo",
     "check",
     "checkargs",
+    "verify",
+    "noearly",
     "auto",
     "fail",
 ];

@@ -13,6 +13,7 @@
 //! | commands of the driver, kernel structures | `control_ring.rs`, `abi.rs` |
 //! | what `close` takes for "in use" | `users.rs` |
 //! | names and udev | `udev.rs`, the rules in `udev/` |
+//! | what dm-crypt has open | [`mapper`] |
 //! | what is said about this machine | [`doctor`] |
 
 mod abi;
@@ -23,6 +24,7 @@ pub mod doctor;
 mod error;
 mod keeper;
 mod kmsg;
+pub mod mapper;
 mod mounts;
 mod name;
 mod open;

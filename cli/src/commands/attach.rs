@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use luksmith_crypto::Passphrase;
 use luksmith_keyslot::{Target, UnlockErrorKind, Unlocked, Which};
 use luksmith_tpm::TpmError;
-use luksmith_ublk_target::{UblkError, VolumeName};
+use luksmith_ublk_target::{UblkError, VolumeName, mapper};
 use luksmith_volume::VolumePlan;
 
 use crate::args::{self, Args, Parsed};
@@ -152,6 +152,13 @@ fn unlock_entry<'a>(
     }
     let args = as_open(entry, initramfs)?;
     let mut session = Session::read(&args)?;
+    if let Some(other) = mapper::opened_as(session.header().uuid()) {
+        // An initramfs from before the line was ours: the machine runs, and two must not write.
+        output::note(&format!(
+            "{name} is open already, by dm-crypt as /dev/mapper/{other}; it is left alone"
+        ));
+        return Ok(None);
+    }
     let volume = session.volume_plan(&args)?;
     let unlocked = unlock(entry, &args, &mut session, typed)?;
     check_fingerprint(entry, &session, &unlocked)?;

@@ -1,13 +1,17 @@
 //! `systemd-generator`: a unit for each line of `/etc/crypttab` that is ours, as
 //! systemd-cryptsetup-generator(8) makes them for the others.
 //!
-//! systemd calls it early at boot, before anything is mounted, with the folder for the units; it must be
-//! quick and write nothing else. The unit runs `luksmith attach NAME`.
+//! systemd calls it early at boot, before anything is mounted, with the folders for the units; it must be
+//! quick and write nothing else. The unit runs `luksmith attach NAME`. systemd's own generator does not know
+//! our option and makes its unit all the same, which would ask for a passphrase and fail: one of that name
+//! that does nothing goes before it.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+
+use luksmith_ublk_target::{UblkError, VolumeName};
 
 use crate::args::Args;
 use crate::crypttab::{self, Entry};
@@ -17,8 +21,9 @@ use crate::output;
 /// Runs the verb.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let folder = PathBuf::from(args.required("FOLDER")?);
-    // systemd names three folders, by their rank; all our units go into the first.
-    let _ = (args.positional("EARLY"), args.positional("LATE"));
+    // systemd names three folders, by their rank; what is in the second goes before all others.
+    let early = args.positional("EARLY").map(PathBuf::from);
+    let _ = args.positional("LATE");
     let table = args
         .path("crypttab")
         .unwrap_or_else(|| crypttab::TABLE.into());
@@ -35,7 +40,25 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let program = std::env::current_exe()
         .map_err(|error| Failure::usage(format!("where am I? {error}")).no_disk())?;
     let initrd = Path::new("/etc/initrd-release").exists();
-    for line in crypttab::parse(&text) {
+    let failed = |name: &str, error: io::Error| {
+        Failure::usage(format!("cannot write the unit of {name}: {error}")).no_disk()
+    };
+    let lines = crypttab::parse(&text);
+    if let Some(early) = &early {
+        let ours = |name: &str| {
+            lines.iter().any(|line| match line {
+                Ok(entry) => entry.name == name,
+                Err((bad, _)) => bad == name,
+            })
+        };
+        for name in crypttab::names(&text) {
+            // One that is open from the initramfs stays so, also when its line is another's again.
+            if ours(&name) || is_open(&name) {
+                stand_in(early, &name).map_err(|error| failed(&name, error))?;
+            }
+        }
+    }
+    for line in lines {
         match line {
             Ok(entry) => {
                 let place = Place {
@@ -44,10 +67,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
                     program: &program,
                     table: &table,
                 };
-                write(&folder, &entry, &place).map_err(|error| {
-                    Failure::usage(format!("cannot write the unit of {}: {error}", entry.name))
-                        .no_disk()
-                })?;
+                write(&folder, &entry, &place).map_err(|error| failed(&entry.name, error))?;
             }
             Err((name, why)) => output::note(&format!("{}: {name}: {why}", shell(&table))),
         }
@@ -68,9 +88,6 @@ struct Place<'a> {
 fn write(folder: &Path, entry: &Entry, place: &Place<'_>) -> io::Result<()> {
     let unit = format!("luksmith@{}.service", escape(&entry.name));
     fs::write(folder.join(&unit), unit_text(entry, place))?;
-    let device = format!("dev-luksmith-{}.device", escape(&entry.name));
-    // Whoever wants the volume, such as a mount of fstab, gets the unit.
-    link(folder, &format!("{device}.{}", requires(entry)), &unit)?;
     if !entry.noauto {
         let target = if entry.netdev {
             "remote-cryptsetup.target"
@@ -79,12 +96,39 @@ fn write(folder: &Path, entry: &Entry, place: &Place<'_>) -> io::Result<()> {
         };
         link(folder, &format!("{target}.{}", requires(entry)), &unit)?;
     }
-    // A person may take longer to type than a device may take to appear.
-    let drop_in = folder.join(format!("{device}.d"));
-    fs::create_dir_all(&drop_in)?;
+    for place in ["luksmith", "mapper"] {
+        let device = format!("dev-{place}-{}.device", escape(&entry.name));
+        // Whoever wants the volume, such as a mount of fstab, gets the unit.
+        link(folder, &format!("{device}.{}", requires(entry)), &unit)?;
+        // A person may take longer to type than a device may take to appear.
+        let drop_in = folder.join(format!("{device}.d"));
+        fs::create_dir_all(&drop_in)?;
+        fs::write(
+            drop_in.join("40-luksmith.conf"),
+            "[Unit]\nJobTimeoutSec=infinity\n",
+        )?;
+    }
+    Ok(())
+}
+
+/// Whether a volume of ours of this name is open, be its server well or not.
+fn is_open(name: &str) -> bool {
+    VolumeName::new(name).is_ok_and(|name| {
+        !matches!(
+            luksmith_ublk_target::status(&name),
+            Err(UblkError::NotOpen(_))
+        )
+    })
+}
+
+/// The unit that stands where systemd's generator puts its own.
+fn stand_in(early: &Path, name: &str) -> io::Result<()> {
     fs::write(
-        drop_in.join("40-luksmith.conf"),
-        "[Unit]\nJobTimeoutSec=infinity\n",
+        early.join(format!("systemd-cryptsetup@{}.service", escape(name))),
+        "# Made from crypttab by luksmith; changes are lost.\n\
+         [Unit]\nDescription=Nothing to do for a volume that luksmith opens\n\
+         Documentation=man:luksmith(8)\nDefaultDependencies=no\n\n\
+         [Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\n",
     )
 }
 
@@ -167,8 +211,10 @@ fn carries_root(fstab: &str, name: &str) -> bool {
     fstab.lines().any(|line| {
         let mut fields = line.split_ascii_whitespace();
         let (spec, place) = (fields.next(), fields.next());
-        spec.and_then(|spec| spec.strip_prefix("/dev/luksmith/")) == Some(name)
-            && matches!(place, Some("/" | "/usr"))
+        let named = ["/dev/luksmith/", "/dev/mapper/"]
+            .iter()
+            .any(|folder| spec.and_then(|spec| spec.strip_prefix(folder)) == Some(name));
+        named && matches!(place, Some("/" | "/usr"))
     })
 }
 
@@ -254,6 +300,36 @@ mod tests {
             assert!(!unit.contains("umount.target"), "{unit}");
             assert!(unit.contains("Before=cryptsetup.target"), "{unit}");
         }
+    }
+
+    #[test]
+    fn the_unit_of_systemd_does_nothing_for_our_volumes_and_is_left_alone_for_others() {
+        let home = tempfile::tempdir().unwrap();
+        let folders = ["normal", "early"].map(|name| home.path().join(name));
+        folders.iter().for_each(|f| fs::create_dir(f).unwrap());
+        let table = home.path().join("crypttab");
+        fs::write(
+            &table,
+            "# a\nvda5_crypt UUID=1 none luks,luksmith,initramfs\nother UUID=2 none luks\n\
+             bad UUID=3 none luksmith,swap\n",
+        )
+        .unwrap();
+        let words = ["luksmith", "systemd-generator"].map(Into::into);
+        let paths = folders.iter().map(|f| f.clone().into_os_string());
+        let option = ["--crypttab".into(), table.into_os_string()];
+        let words = words.into_iter().chain(paths).chain(option).collect();
+        let crate::args::Parsed::Run(args) = crate::args::parse(words).unwrap() else {
+            panic!("no verb");
+        };
+        run(&args).unwrap();
+        let early: std::collections::BTreeSet<_> = fs::read_dir(&folders[1])
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        let expected = ["bad", "vda5_crypt"].map(|n| format!("systemd-cryptsetup@{n}.service"));
+        assert_eq!(early, expected.into());
+        let wanted = "dev-mapper-vda5_crypt.device.requires/luksmith@vda5_crypt.service";
+        assert!(folders[0].join(wanted).is_symlink());
     }
 
     #[test]
