@@ -404,6 +404,20 @@ pub(crate) const OPTIONS: &[Opt] = &[
     )
     .ours(),
     Opt::new("remove", Nothing, "Take the MAC out of the header").ours(),
+    Opt::new("root", Path, "The machine whose files lie below this folder").ours(),
+    Opt::new("dry-run", Nothing, "Tell the plan, and change nothing").ours(),
+    Opt::new(
+        "hand-back",
+        Nothing,
+        "Have dm-crypt open the volume again",
+    )
+    .ours(),
+    Opt::new(
+        "forget",
+        Nothing,
+        "Remove the second way in, when the machine boots well",
+    )
+    .ours(),
     Opt::new("crypttab", Path, "Read this table [default: /etc/crypttab]").ours(),
     Opt::new(
         "persistent",

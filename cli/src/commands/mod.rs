@@ -1,5 +1,6 @@
 //! A file per verb. Each verb takes the command line and ends in nothing or a failure.
 
+pub(crate) mod adopt;
 pub(crate) mod attach;
 pub(crate) mod bless;
 pub(crate) mod close;
