@@ -146,6 +146,11 @@ fn whatever_would_keep_the_machine_from_booting_is_said_before_anything_is_asked
             "cryptopts=",
         ),
         (
+            "/etc/default/grub.d/x.cfg",
+            "GRUB_DISABLE_LINUX_UUID=\"true\"\n",
+            "number changes",
+        ),
+        (
             "/etc/initramfs-tools/conf.d/driver-policy",
             "MODULES=dep\n",
             "MODULES=dep",

@@ -209,6 +209,14 @@ fn command_line(tree: &Tree, all: &mut Obstacles) {
         files.push("/proc/cmdline".to_string());
     }
     for file in files {
+        if setting(tree, &file, "GRUB_DISABLE_LINUX_UUID").as_deref() == Some("true") {
+            all.add(
+                format!(
+                    "GRUB_DISABLE_LINUX_UUID in {file} has GRUB name a device whose number changes"
+                ),
+                "$EDITOR /etc/default/grub && update-grub",
+            );
+        }
         let text = tree.read(&file).unwrap_or_default();
         let said = |line: &str| !line.trim_start().starts_with('#') && line.contains("cryptopts=");
         if text.lines().any(said) {
