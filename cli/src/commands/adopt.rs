@@ -34,6 +34,16 @@ use steps::{Change, Step};
 use table::Line;
 use tree::Tree;
 
+/// What help texts say of it.
+pub(crate) const MORE: &str = "For a Debian with LUKS2 below its root, with or without LVM, and initramfs-tools. Without NAME \
+    it is the volume of /etc/crypttab that carries the root. Looks at everything first and tells \
+    the plan: the line of crypttab gets the options luksmith and initramfs, and the initramfs is \
+    made anew and looked into. The old one is kept in /boot/luksmith, with an entry in GRUB's menu \
+    that boots it; when the machine boots well, --forget removes both. The volume, /etc/fstab and \
+    root= are not touched: /dev/mapper/NAME leads to the volume whoever opens it. --hand-back does \
+    the same the other way round. With --tpm2-device the line gets that option, so that the boot waits for \
+    the TPM, and fixate-volume-key=, so that no other disk is taken for this one.";
+
 /// Runs the verb.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let tree = Tree::new(args.path("root").unwrap_or_else(|| PathBuf::from("/")));
