@@ -571,8 +571,7 @@ pub(crate) const OPTIONS: &[Opt] = &[
         "The kernel that will be started [default: the newest in /boot, or the one that runs]",
     )
     .ours(),
-    Opt::new("root", Path, "The machine whose files lie below this folder").ours(),
-    Opt::new("dry-run", Nothing, "Tell the plan, and change nothing").ours(),
+    Opt::new("next-boot", Nothing, "Say also whether the TPM would open the volumes at the next boot").ours(),
     Opt::new("withdraw", Nothing, "Take a grace back that was not used").ours(),
     Opt::new(
         "only-drop",

@@ -616,9 +616,15 @@ const VERBS: &[Verb] = &[
         also: &[],
         about: "Say whether this machine can serve volumes, and what to do if not",
         more: "Ends with 1 when something stands in the way. The TPM, and the slots of the volumes of \
-               crypttab that one opens, are looked at, too; no PIN is asked for and no try is spent.",
+               crypttab that one opens, are looked at, too; no PIN is asked for and no try is spent. With \
+               --next-boot it foresees what the next boot will measure, as tpm predict does, and says of each \
+               slot whether it would open then.",
         positionals: &[],
-        options: &[JSON, &["tpm2-device", "tpm2-backend", "crypttab"]],
+        options: &[
+            JSON,
+            &["tpm2-device", "tpm2-backend", "crypttab", "next-boot"],
+            &["event-log", "kernel", "root", "tpm2-pcrlock"],
+        ],
         hidden: false,
         run: c::doctor::run,
     },

@@ -270,6 +270,45 @@ fn the_next_boot_is_foreseen_from_its_files() {
         (9, "LOADED_IMAGE::LoadOptions") => Some(load_options_digest(BANK, line)),
         _ => None,
     };
+    // It is told beforehand, also of a slot with PCRs of its own.
+    let literal = [
+        "tpm",
+        "enroll",
+        "volume",
+        "--key-file",
+        "key",
+        "--tpm2-pcrs=9",
+    ];
+    run(&[&literal[..], &["--no-recovery-key"]].concat()).expect(0, "tpm enroll");
+    let volume = folder.path().join("volume");
+    write(
+        "table",
+        format!("root {} none luksmith\n", volume.display()).as_bytes(),
+    );
+    let next_boot = || {
+        let args = [
+            "doctor",
+            "--next-boot",
+            "--crypttab=table",
+            "--event-log=log",
+            "--root=root",
+            "--kernel=next",
+        ];
+        let told = run(&args);
+        let told = out(&told);
+        let lines = told.lines().filter(|line| line.contains("next boot: "));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let told = next_boot();
+    let shut = "would not open with the kernel next: PCR";
+    assert!(
+        told[0].contains(&format!("root: token 0 {shut} 4+9")),
+        "{told:?}"
+    );
+    assert!(
+        told[1].contains(&format!("root: token 1 {shut} 9")),
+        "{told:?}"
+    );
     let told = predict_next(&["--kernel=next", "--dry-run"]).expect(0, "--dry-run");
     assert!(out(&told).contains("was not changed"), "{}", out(&told));
     swtpm.restart();
@@ -290,6 +329,18 @@ fn the_next_boot_is_foreseen_from_its_files() {
     let new = json["pcrs"].as_array().expect("PCRs").iter();
     assert!(new.clone().all(|row| row["new_values"] == 0), "{json}");
 
+    let told = next_boot();
+    assert!(
+        told[0].contains("root: token 0 would open with the kernel next"),
+        "{told:?}"
+    );
+    assert!(told[1].contains(shut), "{told:?}");
+    luksmith(
+        folder.path(),
+        &["tpm", "wipe", "--batch-mode", "volume", "--token-id=1"],
+        b"",
+    )
+    .expect(0, "tpm wipe");
     run(&open).expect(0, "this boot still");
     swtpm.restart();
     boot(&swtpm, &after);

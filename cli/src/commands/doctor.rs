@@ -1,11 +1,13 @@
 //! `doctor`: what stands between this machine and a served volume, each with the next command.
 //!
 //! ```text
-//! driver.rs   kernel, ublk, io_uring, rights: without them no volume is served
-//! tpm.rs      the TPM, and the slots that it opens: without them a passphrase is asked for
+//! driver.rs     kernel, ublk, io_uring, rights: without them no volume is served
+//! tpm.rs        the TPM, and the slots that it opens: without them a passphrase is asked for
+//! next_boot.rs  whether these slots would open then
 //! ```
 
 mod driver;
+mod next_boot;
 mod tpm;
 
 use luksmith_ublk_target::doctor::facts;
@@ -31,6 +33,22 @@ struct Finding {
     weight: Weight,
     what: String,
     commands: Vec<String>,
+}
+
+fn finding(id: &'static str, weight: Weight, what: impl Into<String>) -> Finding {
+    Finding {
+        id,
+        weight,
+        what: what.into(),
+        commands: Vec::new(),
+    }
+}
+
+impl Finding {
+    fn with(mut self, command: impl Into<String>) -> Self {
+        self.commands.push(command.into());
+        self
+    }
 }
 
 /// Runs the verb.

@@ -41,6 +41,7 @@ pub use grace::Grace;
 pub use index::define_index;
 pub use kept::Kept;
 pub use pcrlock::{Pcrlock, PcrlockPolicy};
+pub use policy::Fit;
 pub use policy_key::PolicyKey;
 pub use signatures::{PcrSignatures, SignedPcrs};
 pub use unlock::TpmTokens;

@@ -16,7 +16,7 @@ use super::signatures::{SignedPcrs, numbers};
 use super::{Pin, SystemdTpm2};
 use crate::error::TpmError;
 use crate::hash::{Digest, HashAlg};
-use crate::pcr::PcrSelection;
+use crate::pcr::{PcrSelection, PcrValues};
 use crate::pcr_list::FixedValue;
 use crate::policy::{Assertion, Policy, Signature, SignedPolicy};
 use crate::tpm::Tpm;
@@ -188,7 +188,70 @@ fn approved(signed: &SignedPcrs, key: &Public, signature: Option<&[u8]>) -> Asse
     }))
 }
 
+/// Whether a token would open with values that PCRs do not have yet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Fit {
+    /// It would, with its PIN if it takes one.
+    Opens,
+    /// It would not: these PCRs have other values than the token, or its policy, wants. Which of several
+    /// literal PCRs it is, a token does not tell.
+    Shut(Vec<u8>),
+    /// By its signatures, which come with the kernel.
+    Unknown,
+}
+
 impl SystemdTpm2 {
+    /// Whether it would open with these values. `policy` is what its index allows, if it has one.
+    ///
+    /// # Errors
+    /// [`TpmError::Misuse`] if one of its PCRs has no value here; those of the bank.
+    pub fn fit(&self, values: &PcrValues, policy: Option<&PcrlockPolicy>) -> Result<Fit, TpmError> {
+        if self.signed.is_some() {
+            return Ok(Fit::Unknown);
+        }
+        if let Some(policy) = policy.filter(|_| self.pcrlock.is_some()) {
+            let allowed = policy.allowed().iter();
+            let shut = allowed.filter(|(pcr, allowed)| {
+                !values
+                    .get(**pcr)
+                    .is_some_and(|value| allowed.iter().any(|one| one == value))
+            });
+            let shut: Vec<u8> = shut.map(|(pcr, _)| *pcr).collect();
+            return Ok(if shut.is_empty() {
+                Fit::Opens
+            } else {
+                Fit::Shut(shut)
+            });
+        }
+        if self.pcrlock.is_some() {
+            return Ok(Fit::Unknown);
+        }
+        if self.pcrs.is_empty() {
+            return Ok(Fit::Opens);
+        }
+        let bank = self.bank.unwrap_or(HashAlg::Sha256);
+        let mut wanted = PcrValues::new(bank);
+        for pcr in &self.pcrs {
+            let value = values.get(*pcr).ok_or(TpmError::Misuse {
+                what: "whether a token fits, without a value of its PCR",
+            })?;
+            wanted.insert(*pcr, value)?;
+        }
+        let mut assertions = vec![Assertion::Pcrs {
+            selection: PcrSelection::new(bank, &self.pcrs)?,
+            values: Some(wanted.digest()),
+        }];
+        if self.pin.is_needed() {
+            assertions.push(Assertion::AuthValue);
+        }
+        let digest = Policy::new(assertions).digest()?;
+        Ok(if self.policies.iter().all(|policy| *policy == digest) {
+            Fit::Opens
+        } else {
+            Fit::Shut(self.pcrs.clone())
+        })
+    }
+
     /// The policies, one for each part, as the machine fulfils them now.
     ///
     /// # Errors

@@ -2,9 +2,10 @@
 
 use std::fs;
 
+use luksmith_tpm::token::SystemdTpm2;
 use luksmith_tpm::{Facts, HashAlg, IDENTITY_PCR, PcrSelection, Tpm, TpmError};
 
-use super::{Finding, Weight};
+use super::{Finding, Weight, finding, next_boot};
 use crate::args::Args;
 use crate::commands::tpm_list::Row;
 use crate::commands::{attach, lockout};
@@ -36,26 +37,15 @@ pub(super) fn examine(args: &Args) -> Vec<Finding> {
         Err(error) => return vec![no_tpm(wanted, error.to_string())],
     };
     all.push(secure_boot(fs::read(SECURE_BOOT).ok()));
+    let next_boot = args.flag("next-boot");
+    all.extend(next_boot.then(|| next_boot::of_firmware(args)).flatten());
     for volume in volumes {
-        all.extend(volume.check(Some(&mut tpm)));
+        if next_boot {
+            all.extend(volume.check_next_boot(args, &mut *tpm));
+        }
+        all.extend(volume.check(Some(&mut *tpm)));
     }
     all
-}
-
-fn finding(id: &'static str, weight: Weight, what: impl Into<String>) -> Finding {
-    Finding {
-        id,
-        weight,
-        what: what.into(),
-        commands: Vec::new(),
-    }
-}
-
-impl Finding {
-    fn with(mut self, command: impl Into<String>) -> Self {
-        self.commands.push(command.into());
-        self
-    }
 }
 
 /// Nothing is amiss on a machine where nothing needs a TPM.
@@ -235,6 +225,21 @@ impl Volume {
             has_tpm_token,
             read,
         }
+    }
+
+    /// What to say of its slots at the next boot.
+    fn check_next_boot(&self, args: &Args, tpm: &mut dyn Tpm) -> Vec<Finding> {
+        let Ok((_, session)) = &self.read else {
+            return Vec::new();
+        };
+        let path = shell(&session.header_path);
+        let tokens = session.metadata().tokens().iter();
+        let ours = tokens.filter_map(|(number, token)| {
+            let token = SystemdTpm2::parse(token).ok()?;
+            Some((format!("{}: token {number}", self.name), token))
+        });
+        ours.map(|(name, token)| next_boot::of_slot(args, tpm, &name, &path, &token))
+            .collect()
     }
 
     /// What to say of its slots; nothing where a TPM opens none.

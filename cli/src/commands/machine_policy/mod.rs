@@ -37,7 +37,7 @@ use crate::output;
 use crate::passphrase::Source;
 
 pub(crate) use grace::grace;
-pub(crate) use predict::predict;
+pub(crate) use predict::{next_boots, predict};
 pub(crate) use revoke::revoke;
 pub(crate) use update::update;
 

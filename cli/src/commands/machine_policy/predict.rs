@@ -67,23 +67,8 @@ pub(super) fn outlook(
     if pcrs.is_empty() {
         return Ok(outlook);
     }
-    let root = args.path("root").unwrap_or_else(|| "/".into());
-    let running = uname()
-        .map_err(|error| Failure::usage(format!("uname: {error}")).no_disk())?
-        .release()
-        .to_string_lossy()
-        .into_owned();
-    let newest = args.text("kernel").or_else(|| newest_kernel(&root));
-    outlook.kernels = newest.into_iter().chain([running.clone()]).collect();
-    outlook.kernels.dedup();
-    // The likeliest last, so that its values stand first.
-    for kernel in outlook.kernels.iter().rev() {
-        let mut files = Machine {
-            root: root.clone(),
-            running: running.clone(),
-            next: kernel.clone(),
-        };
-        let forecast = forecast(args, tpm, bank, &pcrs, &mut files)?;
+    for (kernel, forecast) in next_boots(args, tpm, bank, &pcrs)? {
+        outlook.kernels.insert(0, kernel);
         outlook.allowed = beside(forecast.values, &outlook.allowed, &machine.policy)?;
         outlook.unforeseeable.extend(forecast.unforeseeable);
         outlook.taken_as_it_was.extend(forecast.taken_as_it_was);
@@ -91,19 +76,38 @@ pub(super) fn outlook(
     Ok(outlook)
 }
 
-fn forecast(
+/// What each kernel that may be started would measure; the likeliest comes last.
+pub(crate) fn next_boots(
     args: &Args,
     tpm: &mut dyn Tpm,
     bank: HashAlg,
     pcrs: &[u8],
-    files: &mut Machine,
-) -> Result<Forecast, Failure> {
+) -> Result<Vec<(String, Forecast)>, Failure> {
+    let root = args.path("root").unwrap_or_else(|| "/".into());
+    let running = uname()
+        .map_err(|error| Failure::usage(format!("uname: {error}")).no_disk())?
+        .release()
+        .to_string_lossy()
+        .into_owned();
     let log = event_log::read(args)?;
     let selection = PcrSelection::new(bank, pcrs).map_err(|error| errors::tpm(&error))?;
     let now = tpm
         .read_pcrs(&selection)
         .map_err(|error| errors::tpm(&error))?;
-    foresee(&log, &now, files).map_err(|error| Failure::usage(error.to_string()).no_disk())
+    let newest = args.text("kernel").or_else(|| newest_kernel(&root));
+    let mut kernels = vec![running.clone()];
+    kernels.extend(newest.filter(|newest| *newest != running));
+    let of = |kernel: String| {
+        let mut files = Machine {
+            root: root.clone(),
+            running: running.clone(),
+            next: kernel.clone(),
+        };
+        let forecast = foresee(&log, &now, &mut files)
+            .map_err(|error| Failure::usage(error.to_string()).no_disk())?;
+        Ok((kernel, forecast))
+    };
+    kernels.into_iter().map(of).collect()
 }
 
 impl Outlook {
