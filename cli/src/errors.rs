@@ -296,6 +296,7 @@ pub(crate) fn tpm(error: &TpmError) -> Failure {
         | TpmError::PinNeeded
         | TpmError::LockedOut { .. }
         | TpmError::PolicyMismatch { .. }
+        | TpmError::TooLate { .. }
         | TpmError::HierarchyAuth { .. } => Exit::NoPermission,
         TpmError::Busy { .. } => Exit::Busy,
         _ => Exit::Failure,

@@ -62,6 +62,9 @@ pub enum TokenError {
     /// The state of the machine is not the one that the secret was sealed to. Do not retry.
     #[error("the machine state does not fit the policy: {0}")]
     PolicyMismatch(String),
+    /// The device gives the secret only early in a boot. To bind it anew would change nothing.
+    #[error("too late in this boot: {0}")]
+    TooLate(String),
     /// The device refuses all tries for a while. Do not touch it again.
     #[error("locked out after too many wrong tries")]
     LockedOut {
@@ -86,7 +89,7 @@ impl TokenError {
     pub(crate) fn kind(&self) -> UnlockErrorKind {
         match self {
             Self::PinNeeded => UnlockErrorKind::PinNeeded,
-            Self::WrongPin | Self::WrongSecret | Self::PolicyMismatch(_) => {
+            Self::WrongPin | Self::WrongSecret | Self::PolicyMismatch(_) | Self::TooLate(_) => {
                 UnlockErrorKind::WrongSecret
             }
             Self::NotPresent | Self::LockedOut { .. } | Self::Other(_) => UnlockErrorKind::Device,

@@ -30,6 +30,13 @@ pub enum TpmError {
         /// Which part, as far as it is known.
         detail: String,
     },
+    /// The machine's state would fit, were it not for PCR 15: a volume key was measured into it in this
+    /// boot. To bind the secret anew would change nothing; the next boot does.
+    #[error("too late in this boot: {detail}")]
+    TooLate {
+        /// What is over.
+        detail: String,
+    },
     /// The object needs an authorization value and none was given. The TPM was not asked.
     #[error("a PIN is needed")]
     PinNeeded,

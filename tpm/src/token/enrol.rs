@@ -193,7 +193,9 @@ pub fn enrol(tpm: &mut dyn Tpm, enrolment: &Enrolment<'_>) -> Result<Enrolled, T
             }
             None
         }
-        Err(error @ TpmError::PolicyMismatch { .. }) if !enrolment.values.is_empty() => {
+        Err(error @ (TpmError::PolicyMismatch { .. } | TpmError::TooLate { .. }))
+            if !enrolment.values.is_empty() =>
+        {
             rehearse(tpm, &token, &tail, auth)?;
             Some(error)
         }
@@ -201,7 +203,8 @@ pub fn enrol(tpm: &mut dyn Tpm, enrolment: &Enrolment<'_>) -> Result<Enrolled, T
         Err(
             error @ (TpmError::NoPolicyFile { .. }
             | TpmError::NoSignature { .. }
-            | TpmError::PolicyMismatch { .. }),
+            | TpmError::PolicyMismatch { .. }
+            | TpmError::TooLate { .. }),
         ) if token.signed.is_some() || token.pcrlock.is_some() => Some(error),
         Err(error) => return Err(error),
     };

@@ -16,6 +16,7 @@ use super::signatures::{SignedPcrs, numbers};
 use super::{Pin, SystemdTpm2};
 use crate::error::TpmError;
 use crate::hash::{Digest, HashAlg};
+use crate::measure::IDENTITY_PCR;
 use crate::pcr::{PcrSelection, PcrValues};
 use crate::pcr_list::FixedValue;
 use crate::policy::{Assertion, Policy, Signature, SignedPolicy};
@@ -255,8 +256,8 @@ impl SystemdTpm2 {
     /// The policies, one for each part, as the machine fulfils them now.
     ///
     /// # Errors
-    /// [`TpmError::PolicyMismatch`] if it does not: nothing was tried then, and no PIN needs to be
-    /// asked for. The same goes for [`TpmError::NoPolicyFile`] and [`TpmError::NoSignature`]
+    /// [`TpmError::PolicyMismatch`] or [`TpmError::TooLate`] if it does not: nothing was tried then, and no
+    /// PIN needs to be asked for. The same goes for [`TpmError::NoPolicyFile`] and [`TpmError::NoSignature`]
     /// (a signed policy), [`TpmError::StalePolicy`] and [`TpmError::NoSuchIndex`] (pcrlock), and
     /// [`TpmError::BackEnd`] for a policy that this back end cannot carry out.
     pub fn fitting_policies(
@@ -291,12 +292,41 @@ impl SystemdTpm2 {
         let mut settled = Vec::new();
         for (part, expected) in self.policies.iter().enumerate() {
             let head = &heads[part.min(heads.len() - 1)];
-            settled.push(self.settled(head, files, &tail, expected)?);
+            match self.settled(head, files, &tail, expected) {
+                Err(TpmError::PolicyMismatch { .. }) if self.fitted_before(tpm, files, bank)? => {
+                    return Err(TpmError::TooLate {
+                        detail: format!(
+                            "a volume key was measured into PCR {IDENTITY_PCR}, and the slot opens only before that"
+                        ),
+                    });
+                }
+                done => settled.push(done?),
+            }
         }
         settled
             .iter()
             .map(|head| head.fulfilled(tpm, files, bank, &tail))
             .collect()
+    }
+
+    /// Whether the token would fit if nothing had been measured into PCR 15 yet.
+    fn fitted_before(
+        &self,
+        tpm: &mut dyn Tpm,
+        files: &PolicyFiles,
+        bank: HashAlg,
+    ) -> Result<bool, TpmError> {
+        if !self.pcrs.contains(&IDENTITY_PCR) {
+            return Ok(false);
+        }
+        let fuse = BTreeMap::from([(IDENTITY_PCR, FixedValue::Zero)]);
+        let before = tail_with(tpm, bank, &self.pcrs, &fuse, &self.pin)?;
+        let heads = heads(self.signed.as_ref(), self.pcrlock.as_ref());
+        let fits = |(part, expected): (usize, &Digest)| {
+            let head = &heads[part.min(heads.len() - 1)];
+            self.settled(head, files, &before, expected).is_ok()
+        };
+        Ok(self.policies.iter().enumerate().all(fits))
     }
 
     /// The form of a head that leads to the digest of the token.

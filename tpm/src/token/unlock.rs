@@ -112,6 +112,7 @@ impl From<TpmError> for TokenError {
             TpmError::PinNeeded => Self::PinNeeded,
             TpmError::WrongPin { .. } => Self::WrongPin,
             TpmError::PolicyMismatch { detail } => Self::PolicyMismatch(detail),
+            TpmError::TooLate { detail } => Self::TooLate(detail),
             TpmError::LockedOut { remaining } => Self::LockedOut { remaining },
             TpmError::Damaged { what } => Self::Damaged(what),
             TpmError::Unsupported { what } => Self::Unsupported(what),
