@@ -90,7 +90,7 @@ pub(crate) fn parse(table: &str) -> Vec<Result<Entry, (String, String)>> {
 const DEVICE_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// How long a TPM that the line names may take to appear.
-const TOKEN_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const TOKEN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Options that change nothing here: they tune dm-crypt, repeat what is always so, or are for
 /// those who order the boot.

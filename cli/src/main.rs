@@ -18,6 +18,7 @@ mod output;
 mod passphrase;
 mod progress;
 mod prompt;
+mod refusal;
 mod session;
 mod tpm_device;
 mod verbs;

@@ -72,6 +72,19 @@ pub(crate) fn confirm(lines: &[String]) -> Result<bool, Failure> {
     Ok(matches!(got, Line::Read(n) if answer.get(..n) == Some(b"YES".as_slice())))
 }
 
+/// Asks a question of less weight: `yes` or `y` is yes, anything else no.
+pub(crate) fn yes(question: &str) -> Result<bool, Failure> {
+    let mut terminal = Terminal::open()?;
+    terminal.say(&format!("{question} (yes/no) "))?;
+    let mut answer = [0u8; 64];
+    let got = terminal.read_line(&mut answer, None)?;
+    let Line::Read(n) = got else {
+        return Ok(false);
+    };
+    let answer = answer.get(..n).unwrap_or_default().trim_ascii();
+    Ok([&b"yes"[..], b"y"].contains(&answer.to_ascii_lowercase().as_slice()))
+}
+
 /// Asks for a passphrase; `timeout` zero or none waits for ever.
 pub(crate) fn passphrase(
     question: &str,

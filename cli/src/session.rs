@@ -1,5 +1,6 @@
 //! What most verbs begin with: find the header, load it, and get the volume key.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ pub(crate) struct Session {
     mac_key: Option<MacKey>,
     /// The TPM whose counter the header names.
     tpm: Option<Place>,
+    /// Tokens that would open in another state of the machine, and why they did not.
+    refused: BTreeMap<u8, String>,
 }
 
 impl Session {
@@ -76,6 +79,7 @@ impl Session {
             limits: limits(args),
             mac_key: None,
             tpm: None,
+            refused: BTreeMap::new(),
         };
         if session.names_counter() {
             session.find_counter_at(args)?;
@@ -96,6 +100,10 @@ impl Session {
     /// Its metadata.
     pub(crate) fn metadata(&self) -> &Metadata {
         self.store.header().metadata()
+    }
+    /// The tokens that the last [`Session::by_token`] found refused for the state of the machine.
+    pub(crate) fn refused(&self) -> &BTreeMap<u8, String> {
+        &self.refused
     }
     /// The store itself.
     pub(crate) fn store(&mut self) -> &mut HeaderStore<FileDevice> {

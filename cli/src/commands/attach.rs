@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use luksmith_crypto::Passphrase;
 use luksmith_keyslot::{Target, UnlockErrorKind, Unlocked, Which};
-use luksmith_tpm::TpmError;
+use luksmith_tpm::token::KIND as TPM_KIND;
 use luksmith_ublk_target::{UblkError, VolumeName, mapper};
 use luksmith_volume::VolumePlan;
 
@@ -25,7 +25,6 @@ use crate::output;
 use crate::passphrase::Source;
 use crate::prompt::Asker;
 use crate::session::{Session, Tokens};
-use crate::tpm_device::{self, Place};
 
 /// Where a key is looked for when the table names none.
 const KEY_FOLDERS: [&str; 2] = ["/etc/cryptsetup-keys.d", "/run/cryptsetup-keys.d"];
@@ -59,6 +58,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         ))
         .no_disk());
     }
+    let start = Start {
+        initramfs,
+        begun: Instant::now(),
+    };
     let mut failures = Failures {
         excused: wanted.is_none(),
         first: None,
@@ -68,7 +71,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     for line in &lines {
         match line {
             Ok(entry) if entry.noauto && wanted.is_none() => {}
-            Ok(entry) => match unlock_entry(entry, initramfs, &mut typed) {
+            Ok(entry) => match unlock_entry(entry, start, &mut typed) {
                 Ok(unlocked) => ready.extend(unlocked),
                 Err(failure) => failures.add(failure, entry.nofail),
             },
@@ -78,7 +81,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             ),
         }
     }
-    fuse::burn(&ready, initramfs)?;
+    fuse::burn(&ready, start)?;
     for one in ready {
         let nofail = one.entry.nofail;
         if let Err(failure) = one.serve() {
@@ -86,6 +89,13 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         }
     }
     failures.first.map_or(Ok(()), Err)
+}
+
+/// Where and since when volumes are being opened.
+#[derive(Clone, Copy)]
+pub(super) struct Start {
+    pub(super) initramfs: bool,
+    pub(super) begun: Instant,
 }
 
 /// What went wrong: only one failure can be the command's; the others are told all the same.
@@ -122,7 +132,7 @@ impl Ready<'_> {
             &self.session,
             self.name,
             self.volume,
-            self.unlocked,
+            &self.unlocked,
         )
         .map(|_| ())
     }
@@ -131,7 +141,7 @@ impl Ready<'_> {
 /// Unlocks one volume, unless it is open.
 fn unlock_entry<'a>(
     entry: &'a Entry,
-    initramfs: bool,
+    start: Start,
     typed: &mut Vec<Passphrase>,
 ) -> Result<Option<Ready<'a>>, Failure> {
     let name = VolumeName::new(&entry.name).map_err(errors::ublk)?;
@@ -150,7 +160,7 @@ fn unlock_entry<'a>(
     if let Some(header) = &entry.header {
         wait_for(header, entry.device_timeout)?;
     }
-    let args = as_open(entry, initramfs)?;
+    let args = as_open(entry, start.initramfs)?;
     let mut session = Session::read(&args)?;
     if let Some(other) = mapper::opened_as(session.header().uuid()) {
         // An initramfs from before the line was ours: the machine runs, and two must not write.
@@ -160,7 +170,7 @@ fn unlock_entry<'a>(
         return Ok(None);
     }
     let volume = session.volume_plan(&args)?;
-    let unlocked = unlock(entry, &args, &mut session, typed)?;
+    let unlocked = unlock(entry, &args, &mut session, start, typed)?;
     check_fingerprint(entry, &session, &unlocked)?;
     Ok(Some(Ready {
         entry,
@@ -239,12 +249,13 @@ fn unlock(
     entry: &Entry,
     args: &Args,
     session: &mut Session,
+    start: Start,
     typed: &mut Vec<Passphrase>,
 ) -> Result<Unlocked, Failure> {
     let which = entry.key_slot.map_or(Which::ByPriority, Which::Only);
     let path = session.header_path.clone();
     if session.names_counter() {
-        wait_for_tpm(&tpm_device::place(args)?, entry.token_timeout);
+        fuse::wait_for_tpm(entry, start)?;
     }
     let mut doubt = None;
     if let Some(file) = key_file(entry) {
@@ -272,7 +283,7 @@ fn unlock(
     }
     if doubt.is_none()
         && entry.key_slot.is_none()
-        && let Some(unlocked) = by_token(entry, args, session)?
+        && let Some(unlocked) = by_token(entry, args, session, start)?
     {
         doubt = session.doubt(&unlocked, entry.header_mac)?;
         if doubt.is_none() {
@@ -323,9 +334,12 @@ fn by_token(
     entry: &Entry,
     args: &Args,
     session: &mut Session,
+    start: Start,
 ) -> Result<Option<Unlocked>, Failure> {
-    if let Some(device) = &entry.tpm_device {
-        wait_for_tpm(&tpm_device::parse(device)?, entry.token_timeout);
+    let mut tokens = session.metadata().tokens().values();
+    let wanted = tokens.any(|token| token.kind == TPM_KIND);
+    if entry.tpm_device.is_some() || (start.initramfs && wanted) {
+        fuse::wait_for_tpm(entry, start)?;
     }
     let asker = if entry.headless {
         Asker::Nobody
@@ -333,17 +347,6 @@ fn by_token(
         Asker::TerminalOrAgents
     };
     session.by_token(args, Target::Data, Tokens::First(asker))
-}
-
-/// Waits until a TPM is there, or for so long; what uses it says that it is not.
-fn wait_for_tpm(place: &Place, patience: Duration) {
-    let end = Instant::now() + patience;
-    while let Err(TpmError::NotPresent { .. }) = place.open() {
-        if Instant::now() >= end {
-            break;
-        }
-        sleep(Duration::from_millis(100));
-    }
 }
 
 /// Asks until a passphrase opens, as often as the line allows.

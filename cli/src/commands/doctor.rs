@@ -14,8 +14,9 @@ use luksmith_ublk_target::doctor::facts;
 use serde_json::{Value, json};
 
 use crate::args::Args;
-use crate::hint::Failure;
+use crate::hint::{Failure, shell};
 use crate::output;
+use crate::refusal;
 
 /// How bad a finding is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,6 +57,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let facts = facts();
     let mut findings = driver::examine(&facts);
     findings.extend(tpm::examine(args));
+    findings.extend(refused());
     let blocked = findings.iter().any(|f| f.weight == Weight::Blocks);
     if args.flag("json") {
         output::json(&json!({
@@ -107,4 +109,33 @@ fn text(findings: &[Finding], blocked: bool) -> String {
         "\nVolumes can be opened as block devices here.\n"
     });
     out
+}
+
+/// Open volumes that their TPM did not open, and will not open at the next boot.
+fn refused() -> Vec<Finding> {
+    let open = luksmith_ublk_target::list().unwrap_or_default();
+    let mut all = Vec::new();
+    for volume in &open {
+        for one in refusal::recall(&volume.facts.uuid) {
+            let device = volume
+                .facts
+                .header
+                .as_ref()
+                .unwrap_or(&volume.facts.backing);
+            let mut commands = vec![format!("sudo {}", one.command)];
+            if one.is_of_the_slot() {
+                commands.insert(0, format!("sudo luksmith tpm why {}", shell(device)));
+            }
+            all.push(Finding {
+                id: "tpm",
+                weight: Weight::Warning,
+                what: format!(
+                    "the TPM did not open {} and will not at the next boot: token {}: {}",
+                    volume.facts.name, one.token, one.why
+                ),
+                commands,
+            });
+        }
+    }
+    all
 }

@@ -1,16 +1,18 @@
 //! `open`: unlock, then serve as a block device; or only check the passphrase.
 
-use luksmith_crypto::KeyHandover;
+use luksmith_crypto::{KeyHandover, VolumeKey};
 use luksmith_keyslot::{Target, Unlocked};
 use luksmith_luks2::Change;
 use luksmith_ublk_target::{Opened, ServeOptions, ServePlan, VolumeName};
 use luksmith_volume::VolumePlan;
 
 use crate::args::Args;
+use crate::commands::tpm;
 use crate::errors;
 use crate::hint::{Failure, shell};
 use crate::output;
 use crate::prompt::{self, Asker};
+use crate::refusal;
 use crate::session::Session;
 
 /// Options that set a persistent flag, and the flag's name in the header.
@@ -49,7 +51,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     // What cannot be opened is said before anybody is asked for a passphrase.
     let volume = session.volume_plan(args)?;
     let unlocked = session.key_to_open(args, Target::Data, Asker::Terminal)?;
-    let opened = serve(args, &session, name, volume, unlocked)?;
+    let opened = serve(args, &session, name, volume, &unlocked)?;
     if persistent {
         store_flags(&mut session, &flags).map_err(|failure| {
             failure.detail(format!(
@@ -57,6 +59,38 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
                 opened.path.display()
             ))
         })?;
+    }
+    offer_to_reseal(args, session, &unlocked.key).map_err(|failure| {
+        failure.detail(format!(
+            "the volume is open as {}; only the TPM was not bound anew",
+            opened.path.display()
+        ))
+    })
+}
+
+/// The TPM refused, and somebody at the terminal had another way in: he knows whether the change
+/// was his.
+fn offer_to_reseal(args: &Args, session: Session, key: &VolumeKey) -> Result<(), Failure> {
+    let refused = refusal::of(&session);
+    drop(session);
+    if args.flag("batch-mode") || !prompt::person_there() {
+        return Ok(());
+    }
+    for one in refused {
+        if !one.is_of_the_slot() {
+            continue;
+        }
+        output::note(&format!(
+            "The TPM refused token {}: {}.",
+            one.token, one.why
+        ));
+        if !prompt::yes("Was the change yours? Bind the TPM to the present state now?")? {
+            output::note(&format!("Later: {}", one.command));
+            continue;
+        }
+        let mut session = Session::change(args)?;
+        let token = tpm::token_of(&session, Some(one.token))?;
+        tpm::reseal_with(args, &mut session, token, key)?;
     }
     Ok(())
 }
@@ -67,11 +101,9 @@ pub(crate) fn serve(
     session: &Session,
     name: VolumeName,
     volume: VolumePlan,
-    unlocked: Unlocked,
+    unlocked: &Unlocked,
 ) -> Result<Opened, Failure> {
     let handover = KeyHandover::from_key(&unlocked.key).map_err(errors::crypto)?;
-    let digest = unlocked.digest;
-    drop(unlocked);
     let options = ServeOptions {
         read_only: args.flag("readonly"),
         allow_discards: args.flag("allow-discards") || volume.allow_discards,
@@ -86,12 +118,13 @@ pub(crate) fn serve(
     let opened = luksmith_ublk_target::open(ServePlan {
         name,
         volume,
-        keys: vec![(digest, handover)],
+        keys: vec![(unlocked.digest, handover)],
         backing: session.data_path.clone(),
         header: session.detached().then(|| session.header_path.clone()),
         options,
     })
     .map_err(errors::ublk)?;
+    refusal::keep(session);
     for warning in &opened.warnings {
         output::note(&format!("warning: {warning}"));
     }

@@ -11,6 +11,7 @@ use crate::errors;
 use crate::exit::Exit;
 use crate::hint::Failure;
 use crate::output;
+use crate::refusal::{self, Refusal};
 use crate::session::check_type;
 
 /// Runs the verb.
@@ -49,6 +50,11 @@ pub(crate) fn as_json(status: &VolumeStatus) -> Value {
         object.insert("active".into(), json!(true));
         object.insert("uptime_s".into(), json!(uptime(status)));
         object.insert("iops_average".into(), json!(iops(status)));
+        let refused = recalled(status);
+        object.insert(
+            "tpm_refused".into(),
+            refused.iter().map(Refusal::json).collect(),
+        );
         // How the program recognises a backing again; no business of others.
         object.remove("backing_id");
     }
@@ -119,6 +125,13 @@ fn text(status: &VolumeStatus) -> String {
         "queues:",
         format!("{} with {} requests each", facts.queues, facts.depth),
     );
+    for refused in recalled(status) {
+        say(
+            "TPM:",
+            format!("token {} did not open it: {}", refused.token, refused.why),
+        );
+        say("", format!("if the change was yours: {}", refused.command));
+    }
     match &status.counters {
         None => say("requests:", "the server does not answer".to_string()),
         Some(counters) => {
@@ -164,6 +177,11 @@ fn text(status: &VolumeStatus) -> String {
     }
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// What the TPM refused when it was opened, and was not bound anew since.
+fn recalled(status: &VolumeStatus) -> Vec<Refusal> {
+    refusal::recall(&status.facts.uuid)
 }
 
 /// Seconds since it was opened.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use luksmith_crypto::VolumeKey;
 use luksmith_keyslot::{LastSlot, Target, TokenError, remove_all_of};
 use luksmith_tpm::token::{Enrolment, KIND, NewPin, Pin, SystemdTpm2};
 use luksmith_tpm::{FixedValue, HashAlg, IDENTITY_PCR, Tpm};
@@ -65,8 +66,8 @@ fn set(is: bool) -> &'static str {
 /// Binds a slot anew to the PCRs as they are now.
 pub(crate) fn reseal(args: &Args) -> Result<(), Failure> {
     let mut session = Session::change(args)?;
-    let (number, slots, token) = the_token(args, &session)?;
-    if token.pcrlock.is_some() && token.pcrs.is_empty() {
+    let bound = the_token(args, &session)?;
+    if bound.2.pcrlock.is_some() && bound.2.pcrs.is_empty() {
         return Err(Failure::usage(
             "the slot is bound to a policy in the TPM: that is rewritten, and the slot stays as it is",
         )
@@ -77,6 +78,16 @@ pub(crate) fn reseal(args: &Args) -> Result<(), Failure> {
     let key = session
         .volume_key(args, None, Target::Data, Tokens::WhenAsked)?
         .key;
+    reseal_with(args, &mut session, bound, &key)
+}
+
+/// The same with a key that is there, for this token.
+pub(super) fn reseal_with(
+    args: &Args,
+    session: &mut Session,
+    (number, slots, token): (u8, Vec<u8>, SystemdTpm2),
+    key: &VolumeKey,
+) -> Result<(), Failure> {
     let mut tpm = tpm_device::connect(args)?;
     let how = match token.pin {
         Pin::None => None,
@@ -98,7 +109,7 @@ pub(crate) fn reseal(args: &Args) -> Result<(), Failure> {
         files: tpm_device::policy_files(args),
     };
     let signed_elsewhere = enrolment.signed.is_some() || enrolment.pcrlock;
-    let bound = bind(args, &mut session, &key, &mut tpm, &enrolment)?;
+    let bound = bind(args, session, key, &mut tpm, &enrolment)?;
     if signed_elsewhere && !bound.tried {
         output::note(&format!(
             "Token {number} with its old values is still there, until the new one has opened once."
@@ -128,8 +139,15 @@ pub(super) fn the_token(
     args: &Args,
     session: &Session,
 ) -> Result<(u8, Vec<u8>, SystemdTpm2), Failure> {
+    token_of(session, args.index("token-id"))
+}
+
+/// The token of this number, or the only one.
+pub(super) fn token_of(
+    session: &Session,
+    wanted: Option<u8>,
+) -> Result<(u8, Vec<u8>, SystemdTpm2), Failure> {
     let name = shell(&session.header_path);
-    let wanted = args.index("token-id");
     let mut found = session
         .metadata()
         .tokens()

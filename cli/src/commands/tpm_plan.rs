@@ -14,6 +14,7 @@ use crate::output;
 use crate::passphrase::Source;
 use crate::progress::Progress;
 use crate::prompt;
+use crate::refusal;
 use crate::session::Session;
 use crate::tpm_device;
 
@@ -267,6 +268,7 @@ pub(super) fn bind(
         .map_err(|error| errors::plan(&session.header_path, error))?;
     session.apply(added.change)?;
     drop(progress);
+    refusal::forget(session.header().uuid());
     why::remember(
         args,
         session,

@@ -1,25 +1,27 @@
 //! The volume key by a token of the header: which tokens, whom to ask for a PIN, what is said
 //! when none opens.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use luksmith_crypto::{Passphrase, SecretBytes};
 use luksmith_keyslot::{
-    Attempt, Outcome, PinRequest, Target, TokenError, TokenUnlock, Tried, UnlockError,
-    UnlockErrorKind, Unlocked, Which,
+    Outcome, PinRequest, Target, TokenError, TokenUnlock, UnlockError, UnlockErrorKind, Unlocked,
+    Which,
 };
-use luksmith_luks2::Area;
-use luksmith_tpm::token::{CLEVIS_KIND, TpmTokens};
+use luksmith_luks2::{Area, Token};
+use luksmith_tpm::token::TpmTokens;
 
 use super::Session;
 use crate::args::Args;
 use crate::errors;
 use crate::exit::Exit;
-use crate::hint::{Failure, shell};
+use crate::hint::Failure;
 use crate::output;
 use crate::passphrase::Source;
 use crate::prompt::Asker;
+use crate::refusal;
 use crate::tpm_device;
 
 /// When tokens are tried.
@@ -96,7 +98,9 @@ impl Session {
         let source = PinSource::new(args, asker, &self.data_path);
         let mut tries = source.tries(args);
         loop {
-            let tried = self.walk_tokens(args, target, which, &tpm, &source);
+            let witness = Witness::of(&tpm);
+            let tried = self.walk_tokens(args, target, which, &witness, &source);
+            self.refused = self.numbered(witness);
             let error = match tried {
                 Ok(unlocked) => {
                     self.remember(&unlocked);
@@ -116,32 +120,28 @@ impl Session {
             for line in &errors::unlock(&self.header_path, &error).details {
                 output::note(line);
             }
-            if let Some(hint) = self.how_to_bind_anew(&error) {
-                output::note(&hint);
+            for refused in refusal::of(self) {
+                output::note(&format!(
+                    "hint: if the change was yours, bind the TPM anew: {}",
+                    refused.command
+                ));
             }
             return Ok(None);
         }
     }
 
-    /// What to do where the state of the machine was not the one that was sealed to.
-    fn how_to_bind_anew(&self, error: &UnlockError) -> Option<String> {
-        let mismatch = |why: &TokenError| matches!(why, TokenError::PolicyMismatch(_));
-        let token = error.attempts.iter().find_map(|attempt| match attempt {
-            Attempt {
-                tried: Tried::Token(number),
-                outcome: Outcome::Token(why),
-            } if mismatch(why) => self.metadata().tokens().get(number),
-            _ => None,
-        })?;
-        let verb = if token.kind == CLEVIS_KIND {
-            "migrate"
-        } else {
-            "reseal"
+    /// The tokens that a witness saw refused, by their numbers.
+    fn numbered(&self, witness: Witness<'_>) -> BTreeMap<u8, String> {
+        let refused = witness.refused.into_inner();
+        let number = |one: &Token| {
+            let mut all = self.metadata().tokens().iter();
+            all.find(|(_, token)| *token == one)
+                .map(|(number, _)| *number)
         };
-        Some(format!(
-            "hint: if the change was yours, bind the TPM anew: luksmith tpm {verb} {}",
-            shell(&self.header_path)
-        ))
+        refused
+            .into_iter()
+            .filter_map(|(token, why)| Some((number(&token)?, why)))
+            .collect()
     }
 
     fn has_token_of(&self, handler: &dyn TokenUnlock) -> bool {
@@ -193,6 +193,40 @@ impl Session {
         } else {
             failure.hint("leave out --unlock-tpm2-device to be asked for a passphrase")
         }
+    }
+}
+
+/// Listens to what tokens answer, since of a walk that ends well nothing else is told.
+struct Witness<'a> {
+    inner: &'a dyn TokenUnlock,
+    /// Those that would open in another state of the machine, and why they do not now.
+    refused: RefCell<Vec<(Token, String)>>,
+}
+
+impl<'a> Witness<'a> {
+    fn of(inner: &'a dyn TokenUnlock) -> Self {
+        Self {
+            inner,
+            refused: RefCell::new(Vec::new()),
+        }
+    }
+}
+
+impl TokenUnlock for Witness<'_> {
+    fn kinds(&self) -> &[&str] {
+        self.inner.kinds()
+    }
+
+    fn unlock(
+        &self,
+        token: &Token,
+        pin: &mut dyn FnMut(PinRequest<'_>) -> Option<Passphrase>,
+    ) -> Result<Passphrase, TokenError> {
+        let answer = self.inner.unlock(token, pin);
+        if let Err(TokenError::PolicyMismatch(why)) = &answer {
+            self.refused.borrow_mut().push((token.clone(), why.clone()));
+        }
+        answer
     }
 }
 

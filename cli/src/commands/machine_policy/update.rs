@@ -14,6 +14,7 @@ use crate::errors;
 use crate::event_log;
 use crate::hint::Failure;
 use crate::output;
+use crate::refusal;
 use crate::tpm_device;
 
 /// The PCR that systemd measures the phases of a boot into, so that it moves on after the unlock.
@@ -60,6 +61,7 @@ pub(crate) fn update(args: &Args) -> Result<(), Failure> {
         .map(|(pcr, _)| *pcr)
         .collect();
     machine.put(&mut tpm, allowed)?;
+    refusal::forget_policy();
     output::text(&match changed.as_slice() {
         [] => "The policy is as it was.\n".to_owned(),
         changed => format!("The policy has new values of PCR {}.\n", listed(changed)),
