@@ -4,13 +4,15 @@
 //! a [`Machine`] one boot. The disks of an image keep what a boot wrote, as a real machine's do.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::{Duration, Instant};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::Command;
 
 use tempfile::TempDir;
+
+mod machine;
+
+pub use machine::{Board, Boot, Machine, with_tpm};
 
 /// The disks, kernel and initramfs of a small Debian with an encrypted root.
 #[derive(Debug)]
@@ -60,16 +62,16 @@ impl Image {
     /// The initramfs with another table of volumes than the image's own.
     #[must_use]
     pub fn initrd_with(&self, crypttab: &str) -> PathBuf {
-        self.initrd_over(&[("conf/luksmith/crypttab", crypttab)])
+        self.initrd_over("initrd", &[("conf/luksmith/crypttab", crypttab)])
     }
 
-    /// The initramfs with files laid over it: archives that follow one another are unpacked one
-    /// over the other. There is one such initramfs of an image at a time.
+    /// An initramfs of the image with files laid over it: archives that
+    /// follow one another are unpacked one over the other. There is one such initramfs of an image at a time.
     ///
     /// # Panics
     /// If it cannot be written.
     #[must_use]
-    pub fn initrd_over(&self, files: &[(&str, &str)]) -> PathBuf {
+    pub fn initrd_over(&self, base: &str, files: &[(&str, &str)]) -> PathBuf {
         let over = tempfile::tempdir().expect("a temporary folder");
         for (name, content) in files {
             let file = over.path().join(name);
@@ -83,7 +85,7 @@ impl Image {
             .expect("cpio starts");
         assert!(packed.status.success());
         let initrd = self.file("initrd-other");
-        fs::copy(self.file("initrd"), &initrd).expect("the initramfs is copied");
+        fs::copy(self.file(base), &initrd).expect("the initramfs is copied");
         let mut file = File::options()
             .append(true)
             .open(&initrd)
@@ -128,76 +130,6 @@ impl Image {
             String::from_utf8_lossy(&done.stderr)
         );
         said
-    }
-
-    /// Starts a machine with the disks of this image.
-    ///
-    /// # Panics
-    /// If QEMU does not start.
-    #[must_use]
-    pub fn boot(&self, boot: &Boot<'_>) -> Machine {
-        let job = self.file("job");
-        let mut script = boot.job.to_owned();
-        // A disk is made of whole sectors.
-        script += &"\n".repeat(script.len().next_multiple_of(512) - script.len());
-        fs::write(&job, script).expect("the job is written");
-        let append = format!(
-            "console=ttyS0 quiet loglevel=4 root=/dev/luksmith/root ro mitigations=off \
-             random.trust_cpu=on {}",
-            boot.append
-        );
-        let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args(
-            "-accel tcg -cpu max -smp 1 -m 768 -nodefaults -display none -no-reboot".split(' '),
-        )
-        .args("-nic none -serial stdio -device virtio-rng-pci".split(' '))
-        .arg("-kernel")
-        .arg(self.file("vmlinuz"))
-        .arg("-initrd")
-        .arg(
-            boot.initrd
-                .map_or_else(|| self.file("initrd"), Path::to_owned),
-        )
-        .args(["-append", &append]);
-        for (disk, more) in [
-            ("root.luks", ""),
-            ("data.luks", ""),
-            ("job", ",readonly=on"),
-        ] {
-            let id = disk.split('.').next().unwrap_or(disk);
-            let file = self.file(disk);
-            qemu.arg("-drive")
-                .arg(format!(
-                    "file={},format=raw,if=none,id={id},cache=unsafe{more}",
-                    file.display()
-                ))
-                .arg("-device")
-                .arg(format!("virtio-blk-pci,drive={id},serial={id}"));
-        }
-        let swtpm = boot.tpm.map(|state| start_swtpm(state, &mut qemu));
-        let mut child = qemu
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .expect("qemu-system-x86_64 starts");
-        let mut console = child.stdout.take().expect("the console");
-        let (tell, said) = channel();
-        std::thread::spawn(move || {
-            let mut some = [0; 4096];
-            while let Ok(n @ 1..) = console.read(&mut some) {
-                if tell.send(some[..n].to_vec()).is_err() {
-                    break;
-                }
-            }
-        });
-        Machine {
-            child,
-            _swtpm: swtpm,
-            said,
-            console: Vec::new(),
-            looked_at: 0,
-        }
     }
 }
 
@@ -244,147 +176,3 @@ fn state() -> String {
     assert!(done.status.success(), "no digest of the image");
     String::from_utf8_lossy(&done.stdout).trim().to_owned()
 }
-
-/// How a machine is booted.
-#[derive(Debug, Default)]
-pub struct Boot<'a> {
-    /// Run by the system with bash once it is up.
-    pub job: &'a str,
-    /// More for the kernel's command line.
-    pub append: &'a str,
-    /// Another initramfs than the image's.
-    pub initrd: Option<&'a Path>,
-    /// A folder with the state of a TPM, which the machine has; a new one in an empty folder.
-    pub tpm: Option<&'a Path>,
-}
-
-/// A TPM of a machine, switched off when it is dropped.
-#[derive(Debug)]
-struct Swtpm(Child);
-
-impl Drop for Swtpm {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Starts the TPM; it waits for the machine.
-fn start_swtpm(state: &Path, qemu: &mut Command) -> Swtpm {
-    let socket = state.join("control");
-    let _ = fs::remove_file(&socket);
-    let child = Command::new("swtpm")
-        .args(["socket", "--tpm2", "--tpmstate"])
-        .arg(format!("dir={}", state.display()))
-        .arg("--ctrl")
-        .arg(format!("type=unixio,path={}", socket.display()))
-        .stdin(Stdio::null())
-        .spawn()
-        .expect("swtpm starts");
-    let child = Swtpm(child);
-    let end = Instant::now() + PATIENCE;
-    while !socket.exists() {
-        assert!(Instant::now() < end, "swtpm does not listen");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    qemu.arg("-chardev")
-        .arg(format!("socket,id=tpm,path={}", socket.display()))
-        .args(["-tpmdev", "emulator,id=tpm0,chardev=tpm"])
-        .args(["-device", "tpm-tis,tpmdev=tpm0"]);
-    child
-}
-
-/// A machine that runs; switched off when it is dropped.
-#[derive(Debug)]
-pub struct Machine {
-    child: Child,
-    _swtpm: Option<Swtpm>,
-    said: Receiver<Vec<u8>>,
-    console: Vec<u8>,
-    looked_at: usize,
-}
-
-impl Machine {
-    /// Waits until the console says `what`, after what was waited for before.
-    ///
-    /// # Panics
-    /// If the machine ends or five minutes pass before.
-    pub fn expect(&mut self, what: &str) {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let rest = &self.console[self.looked_at..];
-            if let Some(at) = rest.windows(what.len()).position(|w| w == what.as_bytes()) {
-                self.looked_at += at + what.len();
-                return;
-            }
-            let left = end.saturating_duration_since(Instant::now());
-            match self.said.recv_timeout(left) {
-                Ok(more) => self.console.extend(more),
-                Err(RecvTimeoutError::Timeout) => {
-                    panic!("\"{what}\" was not said:\n{}", self.console())
-                }
-                Err(RecvTimeoutError::Disconnected) => {
-                    panic!("ended without \"{what}\":\n{}", self.console())
-                }
-            }
-        }
-    }
-
-    /// Types at the console.
-    ///
-    /// # Panics
-    /// If nobody listens.
-    pub fn type_in(&mut self, text: &str) {
-        let stdin = self.child.stdin.as_mut().expect("the console");
-        stdin
-            .write_all(text.as_bytes())
-            .expect("it takes what is typed");
-        stdin.flush().expect("it takes what is typed");
-    }
-
-    /// Waits until the machine is off or starts again, and returns all that was said.
-    ///
-    /// # Panics
-    /// If that takes more than five minutes.
-    #[must_use]
-    pub fn until_off(mut self) -> String {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            match self
-                .said
-                .recv_timeout(end.saturating_duration_since(Instant::now()))
-            {
-                Ok(more) => self.console.extend(more),
-                Err(RecvTimeoutError::Disconnected) => break,
-                Err(RecvTimeoutError::Timeout) => panic!("it is not off:\n{}", self.console()),
-            }
-        }
-        self.console()
-    }
-
-    /// Listens for so long, and returns all that was said.
-    #[must_use]
-    pub fn says_within(mut self, time: Duration) -> String {
-        let end = Instant::now() + time;
-        while let Ok(more) = self
-            .said
-            .recv_timeout(end.saturating_duration_since(Instant::now()))
-        {
-            self.console.extend(more);
-        }
-        self.console()
-    }
-
-    fn console(&self) -> String {
-        String::from_utf8_lossy(&self.console).replace('\r', "")
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-const PATIENCE: Duration = Duration::from_secs(300);

@@ -1,12 +1,12 @@
 //! A system whose root lies on a volume of ours, from its initramfs to the power off.
 
-use std::process::Command;
 use std::time::Duration;
 
 use luksmith_tests::boot::{Boot, Image};
-use luksmith_tests::cryptsetup::{cryptsetup, run};
-use luksmith_tests::vm::luksmith;
-use luksmith_tpm::Digest;
+use luksmith_tests::cryptsetup::cryptsetup;
+
+#[path = "vm_boot/tpm.rs"]
+mod tpm;
 
 /// Tables for the initramfs in which the passphrase of the root must be typed.
 const TYPED: &str = "\
@@ -167,7 +167,7 @@ fn every_failure_of_the_boot_ends_locked() {
         job: "echo JOB: ran",
         append,
         initrd,
-        tpm: None,
+        ..Boot::default()
     };
 
     let mut machine = image.boot(&panic("panic=1", Some(&hundred)));
@@ -203,127 +203,6 @@ fn every_failure_of_the_boot_ends_locked() {
 }
 
 const ROOT_UUID: &str = "7b2e1f0a-5d6c-4c1e-9a51-000000000001";
-
-/// What a firmware with an update does, for the TPM: one more digest in PCR 7. Sourced by the
-/// initramfs before anything else runs.
-const ANOTHER_FIRMWARE: &str = r"
-{
-	printf '\200\002\000\000\000\101\000\000\001\202\000\000\000\007\000\000\000\011'
-	printf '\100\000\000\011\000\000\000\000\000\000\000\000\001\000\013'
-	for byte in 0 1 2 3 4 5 6 7 8 9 a b c d e f 0 1 2 3 4 5 6 7 8 9 a b c d e f; do printf '\252'; done
-} >/extend
-exec 7<>/dev/tpm0
-cat /extend >&7
-dd bs=64 count=1 <&7 >/dev/null 2>&1
-exec 7>&-
-";
-
-#[test]
-fn the_tpm_opens_the_root_of_this_machine_and_of_no_other() {
-    let image = Image::build();
-    let tpm = tempfile::tempdir().expect("a folder for the TPM");
-    let tpm = Some(tpm.path());
-    let passphrase = image.passphrase();
-
-    // Enrolled in the running system, by its own TPM.
-    let enroll = format!(
-        "{JOB}
-disk=/dev/disk/by-id/virtio-root
-printf %s {passphrase:?} >/run/passphrase
-luksmith tpm enroll $disk --key-file /run/passphrase --tpm2-with-pin=no && echo 'JOB: enrolled'
-luksmith fingerprint $disk root --key-file /run/passphrase | sed 's/^/JOB: /'
-systemctl --no-block poweroff
-"
-    );
-    let mut machine = image.boot(&Boot {
-        job: &enroll,
-        tpm,
-        ..Boot::default()
-    });
-    machine.expect("Passphrase for data");
-    machine.type_in(&format!("{passphrase}\n"));
-    let said = machine.until_off();
-    assert!(said.contains("JOB: enrolled"), "{said}");
-    let fingerprint = said
-        .lines()
-        .find_map(|line| Some(line.split_once("JOB: fixate-volume-key=")?.1.trim()))
-        .unwrap_or_else(|| panic!("no fingerprint: {said}"));
-    let table = format!(
-        "root UUID={ROOT_UUID} none luksmith,tpm2-device=auto,fixate-volume-key={fingerprint}\n"
-    );
-
-    // With nobody there; the key is measured before the system runs.
-    let job = format!(
-        "{JOB}
-[ -b /dev/luksmith/root ] && echo 'JOB: alone'
-cat /sys/class/tpm/tpm0/pcr-sha256/15 | sed 's/^/JOB: PCR 15 /'
-luksmith open --test-passphrase --token-only /dev/disk/by-id/virtio-root || echo 'JOB: too late for the TPM'
-systemctl --no-block poweroff
-"
-    );
-    let initrd = image.initrd_with(&table);
-    let said = image
-        .boot(&Boot {
-            job: &job,
-            initrd: Some(&initrd),
-            tpm,
-            ..Boot::default()
-        })
-        .until_off();
-    assert!(said.contains("JOB: alone"), "{said}");
-    assert!(!said.contains("Passphrase for"), "{said}");
-    let measured = Digest::of(&[&[0; 32], &hex::decode(fingerprint).expect("hexadecimal")]);
-    let measured = format!("JOB: PCR 15 {}", hex::encode_upper(measured.0));
-    assert!(said.contains(&measured), "{measured}: {said}");
-    assert!(said.contains("JOB: too late for the TPM"), "{said}");
-
-    // Another firmware: it says why, and asks.
-    let initrd = image.initrd_over(&[
-        ("conf/luksmith/crypttab", &table),
-        ("conf/conf.d/firmware", ANOTHER_FIRMWARE),
-    ]);
-    let mut machine = image.boot(&Boot {
-        job: &job,
-        initrd: Some(&initrd),
-        tpm,
-        ..Boot::default()
-    });
-    machine.expect("PCR 7+15 have other values");
-    machine.expect("Passphrase for root");
-    machine.type_in(&format!("{passphrase}\n"));
-    let said = machine.until_off();
-    assert!(said.contains("JOB: alone"), "{said}");
-
-    // Another disk in the place of the root, whose passphrase somebody knows.
-    let real = image.file("root.luks");
-    std::fs::rename(&real, image.file("root.real")).expect("renamed");
-    let swapped = std::fs::File::create(&real).expect("a file");
-    swapped.set_len(32 << 20).expect("a file");
-    let mut format = Command::new(luksmith());
-    format
-        .args([
-            "format",
-            "--batch-mode",
-            "--uuid",
-            ROOT_UUID,
-            "--pbkdf",
-            "pbkdf2",
-        ])
-        .args(["--pbkdf-force-iterations", "1000"])
-        .arg(&real);
-    run(&mut format, b"known\n").expect(0, "format");
-    let initrd = image.initrd_with(&table);
-    let mut machine = image.boot(&Boot {
-        job: &job,
-        append: "panic=1",
-        initrd: Some(&initrd),
-        tpm,
-    });
-    machine.expect("Passphrase for root");
-    machine.type_in("known\n");
-    machine.expect("is not the volume that crypttab means");
-    assert_locked(&machine.until_off());
-}
 
 /// The MAC over the header and its epoch, where they count most: with nobody there.
 #[test]
