@@ -7,6 +7,8 @@ use luksmith_tests::cryptsetup::cryptsetup;
 
 #[path = "vm_boot/tpm.rs"]
 mod tpm;
+#[path = "vm_boot/update.rs"]
+mod update;
 
 /// Tables for the initramfs in which the passphrase of the root must be typed.
 const TYPED: &str = "\

@@ -13,7 +13,7 @@ use super::{JOB, ROOT_UUID, assert_locked};
 const DATA_UUID: &str = "7b2e1f0a-5d6c-4c1e-9a51-000000000002";
 
 /// What tells the root from every other volume, as a word for crypttab.
-fn fingerprint(image: &Image) -> String {
+pub(super) fn fingerprint(image: &Image) -> String {
     let mut command = Command::new(luksmith());
     command.arg("fingerprint").arg(image.file("root.luks"));
     command.args(["root", "--key-file"]);
