@@ -19,7 +19,9 @@ mod passphrase;
 mod progress;
 mod prompt;
 mod refusal;
+mod secure_boot;
 mod session;
+mod state;
 mod tpm_device;
 mod verbs;
 

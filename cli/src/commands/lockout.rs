@@ -4,9 +4,8 @@
 //! that is every system that boots on the machine. So one is set here, once: kept in a file of the
 //! encrypted root, or typed. One that is set already may be another system's and is left alone.
 
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use luksmith_crypto::{CryptoError, Passphrase, SecretBytes};
@@ -14,12 +13,12 @@ use luksmith_tpm::{AuthValue, Facts, Lockout, LockoutRules, MAX_AUTH_BYTES, Tpm,
 use serde_json::json;
 
 use crate::args::Args;
-use crate::commands::why::state_folder;
 use crate::errors;
 use crate::hint::{Failure, shell};
 use crate::output;
 use crate::passphrase::Source;
 use crate::prompt;
+use crate::state;
 use crate::tpm_device;
 
 /// The file with the authorization, in the folder of the state.
@@ -213,7 +212,7 @@ fn change(args: &Args, tpm: &mut dyn Tpm, facts: &Facts) -> Result<(), Failure> 
 }
 
 fn file(args: &Args) -> PathBuf {
-    state_folder(args).join(KEPT)
+    state::folder(args).join(KEPT)
 }
 
 /// The authorization that is set, if one is.
@@ -300,25 +299,16 @@ fn random_letters() -> Result<SecretBytes, CryptoError> {
     })
 }
 
-/// For root alone, whole and on the disk, before the TPM knows it.
+/// Before the TPM knows it.
 fn keep(path: &Path, letters: &SecretBytes) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)?;
-    let unfinished = path.with_extension("new");
-    let mut out = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&unfinished)?;
-    out.write_all(letters.expose())?;
-    out.write_all(b"\n")?;
-    out.sync_all()?;
-    fs::rename(&unfinished, path)?;
-    fs::File::open(folder)?.sync_all()
+    let line = SecretBytes::init_with(letters.len() + 1, |line| {
+        let (all, newline) = line.split_at_mut(letters.len());
+        all.copy_from_slice(letters.expose());
+        newline.copy_from_slice(b"\n");
+        Ok::<(), CryptoError>(())
+    })
+    .map_err(io::Error::other)?;
+    state::write(path, line.expose())
 }
 
 #[cfg(test)]

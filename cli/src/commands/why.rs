@@ -4,9 +4,7 @@
 //! also keeps what was measured until then, in a file beside the state of the system. Nothing in it is secret, and
 //! nothing is decided by it: a lost or forged one makes the explanation wrong and no more.
 
-use std::fs::{self, DirBuilder};
-use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use luksmith_tpm::log::{Remembered, why};
@@ -20,10 +18,8 @@ use crate::event_log;
 use crate::hint::{Failure, shell};
 use crate::output;
 use crate::session::Session;
+use crate::state;
 use crate::tpm_device;
-
-/// Where this machine keeps what it remembers.
-const STATE: &str = "/var/lib/luksmith";
 
 /// Runs the verb.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
@@ -77,7 +73,7 @@ pub(super) fn remember(
     }
     let file = memory(args, session, slot);
     let kept = measured(args, tpm, bank, pcrs).and_then(|now| {
-        write(&file, now.to_json().to_string().as_bytes())
+        state::write(&file, now.to_json().to_string().as_bytes())
             .map_err(|error| Failure::usage(format!("{}: {error}", file.display())))
     });
     if let Err(failure) = kept {
@@ -88,14 +84,9 @@ pub(super) fn remember(
     }
 }
 
-/// Where this machine keeps what it knows of its volumes.
-pub(super) fn state_folder(args: &Args) -> PathBuf {
-    args.path("state-directory").unwrap_or_else(|| STATE.into())
-}
-
 fn memory(args: &Args, session: &Session, slot: u8) -> PathBuf {
     let uuid = session.header().uuid();
-    state_folder(args)
+    state::folder(args)
         .join("measured")
         // A UUID comes from a disk and must not lead anywhere.
         .join(format!("{}-{slot}.json", uuid.replace(['/', '.'], "_")))
@@ -129,18 +120,4 @@ fn measured(
         .read_pcrs(&selection)
         .map_err(|error| errors::tpm(&error))?;
     Remembered::new(&log, &values).map_err(|error| Failure::usage(error.to_string()).no_disk())
-}
-
-/// Whole, or not at all.
-fn write(file: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = file.parent().unwrap_or(Path::new("/"));
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)?;
-    let unfinished = file.with_extension("new");
-    let mut out = fs::File::create(&unfinished)?;
-    out.write_all(bytes)?;
-    out.sync_all()?;
-    fs::rename(&unfinished, file)
 }

@@ -19,9 +19,8 @@ mod revoke;
 mod update;
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use luksmith_tpm::token::{Kept, PcrlockPolicy, define_index};
@@ -30,11 +29,11 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::args::Args;
 use crate::commands::tpm_plan::listed;
-use crate::commands::why::state_folder;
 use crate::errors;
 use crate::hint::{Failure, shell};
 use crate::output;
 use crate::passphrase::Source;
+use crate::{secure_boot, state};
 
 pub(crate) use grace::grace;
 pub(crate) use predict::{next_boots, predict};
@@ -43,9 +42,6 @@ pub(crate) use update::update;
 
 const POLICY: &str = "policy.json";
 const WRITER: &str = "policy.key";
-/// One byte at the end of this variable says whether Secure Boot is on (UEFI, "Globally Defined Variables").
-const SECURE_BOOT: &str =
-    "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
 
 /// The values that each PCR may have, the one that counts most first.
 type Allowed = BTreeMap<u8, Vec<Vec<u8>>>;
@@ -61,7 +57,7 @@ struct MachinePolicy {
 
 impl MachinePolicy {
     fn read(args: &Args) -> Result<Self, Failure> {
-        let folder = state_folder(args);
+        let folder = state::folder(args);
         let policy = read(&folder.join(POLICY))?;
         let lock = lock(&folder)?;
         // Again, as whoever had the lock may have changed it.
@@ -108,7 +104,7 @@ pub(super) fn provide(
     bank: HashAlg,
     pcrs: &PcrList,
 ) -> Result<PathBuf, Failure> {
-    let folder = state_folder(args);
+    let folder = state::folder(args);
     let file = folder.join(POLICY);
     if file.exists() {
         let policy = read(&file)?;
@@ -122,7 +118,7 @@ pub(super) fn provide(
         }
         return Ok(file);
     }
-    if !args.flag("without-secure-boot") && !secure_boot() {
+    if !args.flag("without-secure-boot") && secure_boot::is_on() != Some(true) {
         return Err(Failure::usage(
             "Secure Boot is off or cannot be seen: any kernel could boot and have the TPM unlock the volume",
         )
@@ -134,11 +130,7 @@ pub(super) fn provide(
             shell(&folder)
         ))
     };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&folder)
-        .map_err(failed)?;
+    state::make(&folder).map_err(failed)?;
     let _lock = lock(&folder)?;
     if folder.join(WRITER).exists() {
         return Err(Failure::usage(format!(
@@ -151,7 +143,7 @@ pub(super) fn provide(
     let tpm_failed = |error: TpmError| errors::tpm(&error);
     let writer = WriterKey::generate().map_err(tpm_failed)?;
     // Before the index: one that nobody can write to would be of no use.
-    write(&folder.join(WRITER), writer.secret().expose()).map_err(failed)?;
+    state::write(&folder.join(WRITER), writer.secret().expose()).map_err(failed)?;
     let index = define_index(tpm, &writer).map_err(|error| {
         // Of no index: the next attempt makes its own.
         let _ = fs::remove_file(folder.join(WRITER));
@@ -175,13 +167,11 @@ fn put(
     let failed =
         |error: io::Error| Failure::usage(format!("cannot write {}: {error}", shell(file)));
     let json = policy.to_json().map_err(|error| errors::tpm(&error))?;
-    let unfinished = file.with_extension("new");
-    write(&unfinished, json.to_string().as_bytes()).map_err(failed)?;
+    state::prepare(file, json.to_string().as_bytes()).map_err(failed)?;
     let kept = policy
         .put_in_force(tpm, writer)
         .map_err(|error| errors::tpm(&error))?;
-    fs::rename(&unfinished, file).map_err(failed)?;
-    sync_folder(file).map_err(failed)?;
+    state::put_in_place(file).map_err(failed)?;
     if let Kept::OnlyInFile(why) = kept {
         output::note(&format!(
             "The TPM cannot keep the policy itself ({why}). If a volume is opened in the initramfs, that needs \
@@ -223,10 +213,6 @@ fn present(
     Ok(all)
 }
 
-fn secure_boot() -> bool {
-    fs::read(SECURE_BOOT).is_ok_and(|bytes| bytes.last() == Some(&1))
-}
-
 /// One change of the policy at a time.
 fn lock(folder: &Path) -> Result<Flock<File>, Failure> {
     let failed = |error: io::Error| {
@@ -234,22 +220,4 @@ fn lock(folder: &Path) -> Result<Flock<File>, Failure> {
     };
     let folder = File::open(folder).map_err(failed)?;
     Flock::lock(folder, FlockArg::LockExclusive).map_err(|(_, error)| failed(error.into()))
-}
-
-/// For root alone, whole and on the disk.
-fn write(file: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut out = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(file)?;
-    out.write_all(bytes)?;
-    out.sync_all()?;
-    sync_folder(file)
-}
-
-fn sync_folder(file: &Path) -> io::Result<()> {
-    let folder = file.parent().unwrap_or(Path::new("/"));
-    fs::File::open(folder)?.sync_all()
 }

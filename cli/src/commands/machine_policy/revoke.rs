@@ -1,16 +1,16 @@
 //! `tpm revoke`: an end to all that the policy of this machine opens.
 
-use std::fs;
 use std::io;
 
 use luksmith_tpm::TpmError;
 
-use super::{MachinePolicy, POLICY, WRITER, sync_folder};
+use super::{MachinePolicy, POLICY, WRITER};
 use crate::args::Args;
 use crate::errors;
 use crate::hint::{Failure, shell};
 use crate::output;
 use crate::session::confirm;
+use crate::state;
 use crate::tpm_device;
 
 /// Runs the verb. The index goes before the files: cut off in between, the next attempt finds them still.
@@ -33,8 +33,7 @@ pub(crate) fn revoke(args: &Args) -> Result<(), Failure> {
     }
     for name in [POLICY, WRITER] {
         let file = machine.folder.join(name);
-        let gone = fs::remove_file(&file).and_then(|()| sync_folder(&file));
-        match gone {
+        match state::remove(&file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(Failure::usage(format!(
                     "the policy is revoked, but {} could not be removed: {error}",
