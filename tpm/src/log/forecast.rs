@@ -142,6 +142,7 @@ impl Course<'_> {
             let kernel = image_section(&unified, ".linux").ok().flatten();
             let digest = kernel.map(|kernel| authenticode_digest(self.bank, kernel));
             let next = self.known(
+                4,
                 digest.and_then(Result::ok),
                 "the kernel in the unified image",
             );
@@ -161,7 +162,7 @@ impl Course<'_> {
         } else {
             "the kernel"
         };
-        self.known(digest, name)
+        self.known(4, digest, name)
     }
 
     fn read_by_grub(&mut self, event: &Event, path: &str) -> Next {
@@ -179,7 +180,9 @@ impl Course<'_> {
             let why = "GRUB's configuration changed, and GRUB measures what it executes";
             self.unforeseeable.insert(8, why.to_owned());
         }
-        self.known(digest, path)
+        // The configuration counts for what is executed, too.
+        let pcr = if self.wanted.contains(&9) { 9 } else { 8 };
+        self.known(pcr, digest, path)
     }
 
     /// Measured by the kernel, of what its loader gave it.
@@ -196,7 +199,7 @@ impl Course<'_> {
             .files
             .initrd()
             .map(|content| measure(self.bank, &content));
-        self.known(digest, "the initrd")
+        self.known(9, digest, "the initrd")
     }
 
     fn command_line(&mut self, event: &Event) -> Next {
@@ -204,7 +207,7 @@ impl Course<'_> {
             event.digest(self.bank) == Some(&load_options_digest(self.bank, this))
         });
         let digest = lines.map(|(_, next)| load_options_digest(self.bank, &next));
-        self.known(digest, "the kernel's command line")
+        self.known(9, digest, "the kernel's command line")
     }
 
     /// Each section is measured twice: its name, then what is in it.
@@ -214,7 +217,7 @@ impl Course<'_> {
             return Next::Same;
         }
         let Some(unified) = &self.unified else {
-            return self.known(None, "the unified kernel image");
+            return self.known(UNIFIED_PCR, None, "the unified kernel image");
         };
         self.sections.insert(name.to_owned());
         match image_section(unified, name) {
@@ -241,8 +244,8 @@ impl Course<'_> {
         }
     }
 
-    fn known(&mut self, digest: Option<Vec<u8>>, name: &str) -> Next {
-        if digest.is_none() {
+    fn known(&mut self, pcr: u8, digest: Option<Vec<u8>>, name: &str) -> Next {
+        if digest.is_none() && self.wanted.contains(&pcr) {
             self.taken_as_it_was.insert(name.to_owned());
         }
         digest.into()
