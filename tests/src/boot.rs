@@ -111,7 +111,7 @@ impl Image {
             cd "$2"
             "$1" serve "$3" --readonly --key-file passphrase --socket "$2/nbd" >ready &
             until [ -s ready ]; do kill -0 $!; sleep 0.1; done
-            nbdcopy "nbd+unix:///?socket=$2/nbd" plain
+            nbdcopy --synchronous "nbd+unix:///?socket=$2/nbd" plain
             kill $!
             rm ready
             dumpe2fs -h plain 2>&1
