@@ -1,46 +1,15 @@
 //! The policy of the machine, by the program itself, against an emulated TPM.
 
-#[path = "../../tpm/tests/support/mod.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
-mod support;
+mod tpm_bench;
 
 use std::path::Path;
 
-use luksmith_tests::cli::{SMALL, luksmith};
-use luksmith_tests::cryptsetup::Ended;
+use luksmith_tests::cli::luksmith;
 use luksmith_tpm::log::{Event, EventLog, authenticode_digest, load_options_digest, measure};
 use luksmith_tpm::{HashAlg, Native, Tpm};
-use support::Swtpm;
-use tempfile::TempDir;
-
-/// A volume whose passphrase is in the file `key`, and a TPM.
-struct Bench {
-    folder: TempDir,
-    swtpm: Swtpm,
-}
-
-impl Bench {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let file = std::fs::File::create(folder.path().join("volume")).expect("a file");
-        file.set_len(6 << 20).expect("a file for the volume");
-        let mut args = vec!["format", "volume"];
-        args.extend(SMALL);
-        // Of options that are given twice the last one counts: room for more slots.
-        args.extend(["--luks2-keyslots-size", "4M", "--offset", "10240"]);
-        luksmith(folder.path(), &args, b"first\n").expect(0, "format");
-        std::fs::write(folder.path().join("key"), "first").expect("a file");
-        Self {
-            folder,
-            swtpm: Swtpm::on_tcp(),
-        }
-    }
-}
-
-/// Measures something, always the same, into a PCR.
-fn extend(swtpm: &Swtpm, pcr: u8) {
-    measured(swtpm, pcr, &[pcr + 1; 32]);
-}
+use tpm_bench::support::Swtpm;
+use tpm_bench::{Bench, err, extend, out};
 
 fn measured(swtpm: &Swtpm, pcr: u8, digest: &[u8]) {
     Native::over(swtpm.connect())
@@ -48,19 +17,10 @@ fn measured(swtpm: &Swtpm, pcr: u8, digest: &[u8]) {
         .expect("an extend");
 }
 
-fn out(ended: &Ended) -> String {
-    String::from_utf8_lossy(&ended.out).into_owned()
-}
-
-fn err(ended: &Ended) -> String {
-    ended.err.clone()
-}
-
 /// The policy of the machine is rewritten, and no header: what was, is over also for copies of the header.
 #[test]
 fn the_policy_of_the_machine_changes_without_a_touch_of_the_header() {
     let Bench { folder, mut swtpm } = Bench::new();
-    extend(&swtpm, 7);
     let device = format!("--tpm2-device={}", swtpm.address());
     let run = |args: &[&str]| {
         let mut all = args.to_vec();

@@ -3,9 +3,8 @@
 //! Whoever is root may count it up or remove it, which is noticed and opens nothing: a counter that is removed
 //! and made again begins above all that the TPM ever counted (Part 1, "NV counters").
 
-use luksmith_crypto::random;
-
 use crate::error::TpmError;
+use crate::free_index::free_handles;
 use crate::native::Native;
 use crate::tpm::{NvAuth, StorageKey, Tpm};
 use crate::transport::Transport;
@@ -22,11 +21,6 @@ pub struct NvCounter {
     pub srk: Name,
 }
 
-/// Where indices of an owner's programs lie (TCG registry of reserved handles), first and number.
-const FIRST: u32 = 0x0180_0000;
-const HANDLES: u32 = 0x0040_0000;
-/// How many handles are tried; that so many are taken does not happen.
-const TRIES: usize = 16;
 /// A 64-bit number.
 const CONTENTS_BYTES: u16 = 8;
 /// More than this lies between no two states that are ours.
@@ -47,30 +41,12 @@ impl NvCounter {
     /// [`TpmError::Full`]; [`TpmError::HierarchyAuth`]; those of talking to the TPM.
     pub fn define(tpm: &mut dyn Tpm) -> Result<(Self, u64), TpmError> {
         let srk = root_name(tpm)?;
-        for _ in 0..TRIES {
-            let mut number = [0; 4];
-            random::fill(&mut number)?;
-            let handle = FIRST + u32::from_be_bytes(number) % HANDLES;
-            if !matches!(tpm.nv_public(handle), Err(TpmError::NoSuchIndex { .. })) {
-                continue;
-            }
-            let public = NvPublic {
-                index: handle,
-                attributes: ATTRIBUTES,
-                policy: Vec::new(),
-                size_bytes: CONTENTS_BYTES,
-            };
-            tpm.nv_define(&public, None)?;
-            // Without a first count it has no value.
-            tpm.nv_increment(handle, &NvAuth::Index(None))?;
-            let name = name_at(handle);
-            let counter = Self { handle, name, srk };
-            let value = counter.value(tpm)?;
-            return Ok((counter, value));
-        }
-        Err(TpmError::Unsupported {
-            what: "no free NV index".to_owned(),
-        })
+        let handle = free_handles(tpm, 1)?;
+        define_at(tpm, handle)?;
+        let name = counter_at(handle).name();
+        let counter = Self { handle, name, srk };
+        let value = counter.value(tpm)?;
+        Ok((counter, value))
     }
 
     /// Its value now. `tpm` has to be connected by [`NvCounter::hold`] for the answer to be worth something where
@@ -86,12 +62,10 @@ impl NvCounter {
             });
         }
         // Also where somebody else chose handle and name.
-        if self.name != name_at(self.handle) || tpm.nv_public(self.handle)?.name() != self.name {
+        if self.name != counter_at(self.handle).name() {
             return Err(other_index());
         }
-        let contents = tpm.nv_read(self.handle, &NvAuth::Index(None))?;
-        let bytes = contents.expose().try_into().map_err(|_| other_index())?;
-        Ok(u64::from_be_bytes(bytes))
+        value_at(tpm, self.handle)
     }
 
     /// Counts it up to at least `to`. Gives its value then.
@@ -106,7 +80,7 @@ impl NvCounter {
             });
         }
         for _ in now..to {
-            tpm.nv_increment(self.handle, &NvAuth::Index(None))?;
+            count(tpm, self.handle)?;
         }
         self.value(tpm)
     }
@@ -128,15 +102,39 @@ impl NvCounter {
     }
 }
 
-/// The name of a counter of ours that has a value.
-fn name_at(handle: u32) -> Name {
+/// A counter of ours, as it is when it has a value.
+pub(crate) fn counter_at(handle: u32) -> NvPublic {
     NvPublic {
         index: handle,
         attributes: ATTRIBUTES.with(NvAttributes::WRITTEN),
         policy: Vec::new(),
         size_bytes: CONTENTS_BYTES,
     }
-    .name()
+}
+
+/// Makes a counter at a free handle, and has it count once: before that it has no value.
+pub(crate) fn define_at(tpm: &mut dyn Tpm, handle: u32) -> Result<(), TpmError> {
+    let public = NvPublic {
+        attributes: ATTRIBUTES,
+        ..counter_at(handle)
+    };
+    tpm.nv_define(&public, None)?;
+    count(tpm, handle)
+}
+
+/// Counts one up.
+pub(crate) fn count(tpm: &mut dyn Tpm, handle: u32) -> Result<(), TpmError> {
+    tpm.nv_increment(handle, &NvAuth::Index(None))
+}
+
+/// The value of the counter at a handle. [`TpmError::WrongTpm`] for any other index.
+pub(crate) fn value_at(tpm: &mut dyn Tpm, handle: u32) -> Result<u64, TpmError> {
+    if tpm.nv_public(handle)?.name() != counter_at(handle).name() {
+        return Err(other_index());
+    }
+    let contents = tpm.nv_read(handle, &NvAuth::Index(None))?;
+    let bytes = contents.expose().try_into().map_err(|_| other_index())?;
+    Ok(u64::from_be_bytes(bytes))
 }
 
 fn root_name(tpm: &mut dyn Tpm) -> Result<Name, TpmError> {

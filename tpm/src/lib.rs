@@ -41,6 +41,7 @@ mod counter;
 mod error;
 #[cfg(feature = "esapi")]
 mod esapi;
+mod free_index;
 mod hash;
 pub mod log;
 mod meaning;

@@ -6,14 +6,14 @@
 //! beyond all that the TPM ever counted (Part 1, 37.2.4).
 
 use super::pcrlock::PcrlockPolicy;
+use crate::counter::{self, counter_at};
 use crate::error::TpmError;
 use crate::policy::{Assertion, Comparison, NvReader, Policy};
-use crate::tpm::{NvAuth, Tpm};
-use crate::wire::{NvAttributes, NvPublic};
+use crate::tpm::Tpm;
+use crate::wire::NvPublic;
 
 /// Behind the index of the digest and the places of the policy.
 pub(super) const BEHIND: u32 = 1 + super::kept::PLACES;
-const COUNTER_BYTES: u16 = 8;
 
 /// One boot that may differ.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -28,7 +28,7 @@ impl Grace {
     /// "The counter stands where it stood".
     pub(super) fn assertion(&self, index: &NvPublic) -> Assertion {
         Assertion::Nv {
-            index: counter(index),
+            index: counter_at(handle(index)),
             reader: NvReader::Owner,
             operand: self.count.to_be_bytes().to_vec(),
             comparison: Comparison::Equal,
@@ -38,13 +38,9 @@ impl Grace {
     /// Whether it was not used yet.
     ///
     /// # Errors
-    /// Those of reading the counter, but for one that is gone: then nothing opens by it.
+    /// Those of talking to the TPM. Of a counter that is gone or another one it is not.
     pub fn is_open(&self, tpm: &mut dyn Tpm, index: &NvPublic) -> Result<bool, TpmError> {
-        match count(tpm, index) {
-            Ok(now) => Ok(now == self.count),
-            Err(TpmError::NoSuchIndex { .. } | TpmError::IndexRefused { .. }) => Ok(false),
-            Err(other) => Err(other),
-        }
+        Ok(standing(tpm, index)? == Some(self.count))
     }
 
     /// Whether it was used: nothing else moves the counter by one.
@@ -52,11 +48,8 @@ impl Grace {
     /// # Errors
     /// As [`Grace::is_open`].
     pub fn was_used(&self, tpm: &mut dyn Tpm, index: &NvPublic) -> Result<bool, TpmError> {
-        match count(tpm, index) {
-            Ok(now) => Ok(self.count.checked_add(1) == Some(now)),
-            Err(TpmError::NoSuchIndex { .. } | TpmError::IndexRefused { .. }) => Ok(false),
-            Err(other) => Err(other),
-        }
+        let next = self.count.checked_add(1);
+        Ok(next.is_some() && standing(tpm, index)? == next)
     }
 }
 
@@ -80,22 +73,12 @@ impl PcrlockPolicy {
                 what: "a grace for no PCR, or for one that the policy does not know",
             });
         }
-        let counter = counter(index);
-        match tpm.nv_public(counter.index) {
-            Ok(_) => {}
-            Err(TpmError::NoSuchIndex { .. }) => {
-                let attributes = counter.attributes.0 & !NvAttributes::WRITTEN.0;
-                let fresh = NvPublic {
-                    attributes: NvAttributes(attributes),
-                    ..counter.clone()
-                };
-                tpm.nv_define(&fresh, None)?;
-                tpm.nv_increment(counter.index, &NvAuth::Index(None))?;
-            }
-            Err(other) => return Err(other),
+        let counter = handle(index);
+        if matches!(tpm.nv_public(counter), Err(TpmError::NoSuchIndex { .. })) {
+            counter::define_at(tpm, counter)?;
         }
         self.grace = Some(Grace {
-            count: count(tpm, index)?,
+            count: counter::value_at(tpm, counter)?,
             free: free.to_vec(),
         });
         Ok(self)
@@ -110,37 +93,27 @@ impl Policy {
     pub(super) fn use_up(&self, tpm: &mut dyn Tpm) -> Result<(), TpmError> {
         for assertion in self.assertions() {
             if let Assertion::Nv { index, .. } = assertion {
-                tpm.nv_increment(index.index, &NvAuth::Index(None))?;
+                counter::count(tpm, index.index)?;
             }
         }
         Ok(())
     }
 }
 
-/// The counter beside an index, as it is when it has counted.
-pub(super) fn counter(index: &NvPublic) -> NvPublic {
-    NvPublic {
-        index: index.index + BEHIND,
-        attributes: NvAttributes::COUNTER
-            .with(NvAttributes::AUTH_WRITE)
-            .with(NvAttributes::OWNER_READ)
-            .with(NvAttributes::NO_DA)
-            .with(NvAttributes::WRITTEN),
-        policy: Vec::new(),
-        size_bytes: COUNTER_BYTES,
-    }
+/// Where the counter of a policy is: beside its index.
+pub(super) fn handle(index: &NvPublic) -> u32 {
+    index.index + BEHIND
 }
 
-fn count(tpm: &mut dyn Tpm, index: &NvPublic) -> Result<u64, TpmError> {
-    let counter = counter(index);
-    if tpm.nv_public(counter.index)?.name() != counter.name() {
-        return Err(TpmError::PolicyMismatch {
-            detail: format!("NV index {:#010x} is another one", counter.index),
-        });
+/// Where the counter stands; `None` if it is gone, or another index has its place.
+fn standing(tpm: &mut dyn Tpm, index: &NvPublic) -> Result<Option<u64>, TpmError> {
+    match counter::value_at(tpm, handle(index)) {
+        Ok(value) => Ok(Some(value)),
+        Err(
+            TpmError::NoSuchIndex { .. }
+            | TpmError::IndexRefused { .. }
+            | TpmError::WrongTpm { .. },
+        ) => Ok(None),
+        Err(other) => Err(other),
     }
-    let bytes = tpm.nv_read(counter.index, &NvAuth::Owner)?;
-    let bytes = bytes.expose().try_into().map_err(|_| TpmError::Garbage {
-        what: "contents of a counter",
-    })?;
-    Ok(u64::from_be_bytes(bytes))
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use luksmith_crypto::{SecretBytes, random};
+use luksmith_crypto::SecretBytes;
 use serde_json::{Value, json};
 
 use super::grace::BEHIND;
@@ -17,17 +17,13 @@ use super::json::to_hex;
 use super::kept::Kept;
 use super::pcrlock::{PcrlockPolicy, serialise};
 use crate::error::TpmError;
+use crate::free_index::free_handles;
 use crate::hash::HashAlg;
 use crate::policy::MAX_BRANCHES;
 use crate::tpm::{NvAuth, Tpm};
 use crate::wire::{NvAttributes, NvPublic};
 use crate::writer::WriterKey;
 
-/// Where indices of an owner's programs lie (TCG registry of reserved handles), first and number.
-const FIRST: u32 = 0x0180_0000;
-const HANDLES: u32 = 0x0040_0000;
-/// How many handles are tried; that so many are taken does not happen.
-const TRIES: usize = 16;
 /// A hash algorithm and a digest.
 const CONTENTS_BYTES: u16 = 34;
 /// Written by who can sign, read by the owner.
@@ -43,28 +39,16 @@ pub(super) const ATTRIBUTES: NvAttributes = NvAttributes::POLICY_WRITE
 pub fn define_index(tpm: &mut dyn Tpm, writer: &WriterKey) -> Result<NvPublic, TpmError> {
     let attributes = ATTRIBUTES.with(NvAttributes::WRITE_ALL);
     let policy = writer.policy().0.to_vec();
-    for _ in 0..TRIES {
-        let mut number = [0; 4];
-        random::fill(&mut number)?;
-        let index = FIRST + u32::from_be_bytes(number) % (HANDLES - BEHIND);
-        let mut is_free = |index| matches!(tpm.nv_public(index), Err(TpmError::NoSuchIndex { .. }));
-        if !(index..=index + BEHIND).all(&mut is_free) {
-            continue;
-        }
-        let public = NvPublic {
-            index,
-            attributes,
-            policy: policy.clone(),
-            size_bytes: CONTENTS_BYTES,
-        };
-        tpm.nv_define(&public, None)?;
-        return Ok(NvPublic {
-            attributes: attributes.with(NvAttributes::WRITTEN),
-            ..public
-        });
-    }
-    Err(TpmError::Unsupported {
-        what: "no free NV index".to_owned(),
+    let public = NvPublic {
+        index: free_handles(tpm, 1 + BEHIND)?,
+        attributes,
+        policy,
+        size_bytes: CONTENTS_BYTES,
+    };
+    tpm.nv_define(&public, None)?;
+    Ok(NvPublic {
+        attributes: attributes.with(NvAttributes::WRITTEN),
+        ..public
     })
 }
 

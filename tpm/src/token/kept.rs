@@ -20,6 +20,7 @@ use luksmith_crypto::SecretBytes;
 
 use super::grace::Grace;
 use super::pcrlock::PcrlockPolicy;
+use crate::counter::counter_at;
 use crate::error::TpmError;
 use crate::hash::HashAlg;
 use crate::policy::MAX_BRANCHES;
@@ -186,7 +187,7 @@ pub(super) fn clear(tpm: &mut dyn Tpm, index: &NvPublic) -> Result<(), TpmError>
             Err(other) => return Err(other),
         }
     }
-    let counter = super::grace::counter(index);
+    let counter = counter_at(super::grace::handle(index));
     match tpm.nv_public(counter.index) {
         Ok(found) if written(&found) == counter => tpm.nv_undefine(counter.index),
         Ok(_) | Err(TpmError::NoSuchIndex { .. }) => Ok(()),

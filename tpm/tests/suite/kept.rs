@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use luksmith_keyslot::TokenError;
 use luksmith_tpm::token::{Enrolled, Enrolment, Grace, Kept, PcrlockPolicy, define_index, enrol};
 use luksmith_tpm::wire::{NvAttributes, NvPublic};
-use luksmith_tpm::{Assertion, HashAlg, NvAuth, Policy, TpmError, WriterKey};
+use luksmith_tpm::{Assertion, HashAlg, NvAuth, Policy, Tpm, TpmError, WriterKey};
 
 use crate::BackEnd;
 use crate::signed::{Files, assert_opens, extend, inner, put, value, why};
@@ -19,11 +19,37 @@ fn policy(index: &NvPublic, values: &[Vec<u8>]) -> PcrlockPolicy {
 
 /// A slot bound to PCR 16 as it is, and no file any more.
 struct Bound {
+    back_end: BackEnd,
     swtpm: Swtpm,
     files: Files,
     writer: WriterKey,
     index: NvPublic,
     enrolled: Enrolled,
+}
+
+impl Bound {
+    fn connect(&self) -> Box<dyn Tpm> {
+        self.back_end.connect(&self.swtpm)
+    }
+
+    fn extend(&self, pcr: u8) {
+        extend(self.back_end, &self.swtpm, pcr);
+    }
+
+    fn opens(&self) {
+        assert_opens(
+            self.back_end,
+            &self.swtpm,
+            &self.enrolled,
+            &self.files,
+            None,
+        );
+    }
+
+    /// Why it does not open.
+    fn why(&self) -> TokenError {
+        why(self.back_end, &self.swtpm, &self.enrolled, &self.files)
+    }
 }
 
 fn bound(back_end: BackEnd) -> Bound {
@@ -46,6 +72,7 @@ fn bound(back_end: BackEnd) -> Bound {
     drop(tpm);
     std::fs::remove_file(files.of_pcrlock()).unwrap();
     Bound {
+        back_end,
         swtpm,
         files,
         writer,
@@ -55,74 +82,58 @@ fn bound(back_end: BackEnd) -> Bound {
 }
 
 pub(crate) fn no_file_is_needed_whatever_comes_after(back_end: BackEnd) {
-    let Bound {
-        swtpm,
-        files,
-        writer,
-        index,
-        enrolled,
-    } = bound(back_end);
-    assert_opens(back_end, &swtpm, &enrolled, &files, None);
+    let bound = bound(back_end);
+    bound.opens();
     // More often than there are places.
     for _ in 0..3 {
-        extend(back_end, &swtpm, 16);
-        let told = why(back_end, &swtpm, &enrolled, &files);
+        bound.extend(16);
+        let told = bound.why();
         assert!(matches!(told, TokenError::PolicyMismatch(_)), "{told}");
-        let mut tpm = back_end.connect(&swtpm);
+        let mut tpm = bound.connect();
         let now = value(&mut *tpm, 16);
-        let next = policy(&index, &[now, vec![7; 32]]);
-        let kept = next.put_in_force(&mut *tpm, &writer).unwrap();
+        let next = policy(&bound.index, &[now, vec![7; 32]]);
+        let kept = next.put_in_force(&mut *tpm, &bound.writer).unwrap();
         assert!(matches!(kept, Kept::InTpm));
         assert_eq!(
-            PcrlockPolicy::kept(&mut *tpm, &index).unwrap().as_ref(),
+            PcrlockPolicy::kept(&mut *tpm, &bound.index)
+                .unwrap()
+                .as_ref(),
             Some(&next)
         );
         drop(tpm);
-        assert_opens(back_end, &swtpm, &enrolled, &files, None);
+        bound.opens();
     }
-    assert_eq!(swtpm.left_behind().len(), 0);
+    assert_eq!(bound.swtpm.left_behind().len(), 0);
 }
 
 /// The policy is there and its digest is not: as after a power cut in between.
 pub(crate) fn what_is_not_yet_in_force_costs_nothing(back_end: BackEnd) {
-    let Bound {
-        swtpm,
-        files,
-        writer,
-        index,
-        enrolled,
-    } = bound(back_end);
+    let bound = bound(back_end);
     {
-        let mut tpm = back_end.connect(&swtpm);
-        let before = tpm.nv_read(index.index, &NvAuth::Owner).unwrap();
-        let next = policy(&index, &[vec![7; 32]]);
-        next.put_in_force(&mut *tpm, &writer).unwrap();
-        tpm.nv_write(index.index, &NvAuth::Signed(&writer), &before)
+        let mut tpm = bound.connect();
+        let before = tpm.nv_read(bound.index.index, &NvAuth::Owner).unwrap();
+        let next = policy(&bound.index, &[vec![7; 32]]);
+        next.put_in_force(&mut *tpm, &bound.writer).unwrap();
+        tpm.nv_write(bound.index.index, &NvAuth::Signed(&bound.writer), &before)
             .unwrap();
     }
-    assert_opens(back_end, &swtpm, &enrolled, &files, None);
+    bound.opens();
     // And the next attempt does not spoil it either.
-    let mut tpm = back_end.connect(&swtpm);
+    let mut tpm = bound.connect();
     let now = value(&mut *tpm, 16);
-    let next = policy(&index, &[now, vec![9; 32]]);
-    next.put_in_force(&mut *tpm, &writer).unwrap();
+    let next = policy(&bound.index, &[now, vec![9; 32]]);
+    next.put_in_force(&mut *tpm, &bound.writer).unwrap();
     drop(tpm);
-    assert_opens(back_end, &swtpm, &enrolled, &files, None);
+    bound.opens();
 }
 
 pub(crate) fn without_room_the_file_is_needed(back_end: BackEnd) {
-    let Bound {
-        swtpm,
-        files,
-        writer,
-        index,
-        enrolled,
-    } = bound(back_end);
-    let mut tpm = back_end.connect(&swtpm);
+    let bound = bound(back_end);
+    let mut tpm = bound.connect();
     let now = value(&mut *tpm, 16);
     // Somebody else's, where the next one would go.
     let theirs = NvPublic {
-        index: index.index + 2,
+        index: bound.index.index + 2,
         attributes: NvAttributes::OWNER_READ.with(NvAttributes::OWNER_WRITE),
         policy: Vec::new(),
         size_bytes: 8,
@@ -130,44 +141,40 @@ pub(crate) fn without_room_the_file_is_needed(back_end: BackEnd) {
     tpm.nv_define(&theirs, None).unwrap();
     tpm.nv_write(theirs.index, &NvAuth::Owner, &secret(b"contents"))
         .unwrap();
-    let next = policy(&index, &[now, vec![7; 32]]);
-    let kept = next.put_in_force(&mut *tpm, &writer).unwrap();
+    let next = policy(&bound.index, &[now, vec![7; 32]]);
+    let kept = next.put_in_force(&mut *tpm, &bound.writer).unwrap();
     assert!(matches!(kept, Kept::OnlyInFile(_)));
     drop(tpm);
-    let told = why(back_end, &swtpm, &enrolled, &files);
+    let told = bound.why();
     assert!(
         matches!(inner(&told), TpmError::NoPolicyFile { .. }),
         "{told}"
     );
-    put(&files.of_pcrlock(), &next.to_json().unwrap());
-    assert_opens(back_end, &swtpm, &enrolled, &files, None);
+    put(&bound.files.of_pcrlock(), &next.to_json().unwrap());
+    bound.opens();
     // Removed with the policy, but for what is not ours.
-    let mut tpm = back_end.connect(&swtpm);
+    let mut tpm = bound.connect();
     next.revoke(&mut *tpm).unwrap();
     let left = tpm.nv_read(theirs.index, &NvAuth::Owner).unwrap();
     assert_eq!(left.expose(), b"contents");
 }
 
 pub(crate) fn what_is_revoked_opens_nowhere(back_end: BackEnd) {
-    let Bound {
-        swtpm,
-        files,
-        writer: _,
-        index,
-        enrolled,
-    } = bound(back_end);
-    let mut tpm = back_end.connect(&swtpm);
-    let policy = PcrlockPolicy::kept(&mut *tpm, &index).unwrap().unwrap();
+    let bound = bound(back_end);
+    let mut tpm = bound.connect();
+    let policy = PcrlockPolicy::kept(&mut *tpm, &bound.index)
+        .unwrap()
+        .unwrap();
     policy.revoke(&mut *tpm).unwrap();
-    for handle in index.index..=index.index + 3 {
+    for handle in bound.index.index..=bound.index.index + 3 {
         let gone = tpm.nv_public(handle);
         assert!(matches!(gone, Err(TpmError::NoSuchIndex { .. })));
     }
     let gone = policy.revoke(&mut *tpm);
     assert!(matches!(gone, Err(TpmError::NoSuchIndex { .. })));
     drop(tpm);
-    put(&files.of_pcrlock(), &policy.to_json().unwrap());
-    let told = why(back_end, &swtpm, &enrolled, &files);
+    put(&bound.files.of_pcrlock(), &policy.to_json().unwrap());
+    let told = bound.why();
     assert!(
         matches!(inner(&told), TpmError::NoSuchIndex { .. }),
         "{told}"
@@ -177,27 +184,21 @@ pub(crate) fn what_is_revoked_opens_nowhere(back_end: BackEnd) {
 /// Whoever boots the machine by a system of his own has the owner's right, and so can put an index of
 /// the same name in the place of ours.
 pub(crate) fn an_index_made_anew_is_written_by_nobody_else(back_end: BackEnd) {
-    let Bound {
-        swtpm,
-        files,
-        writer,
-        index,
-        enrolled,
-    } = bound(back_end);
-    extend(back_end, &swtpm, 16);
-    let mut tpm = back_end.connect(&swtpm);
+    let bound = bound(back_end);
+    bound.extend(16);
+    let mut tpm = bound.connect();
     let now = value(&mut *tpm, 16);
-    let theirs = policy(&index, &[now]);
+    let theirs = policy(&bound.index, &[now]);
     let own = WriterKey::generate().unwrap();
     let refused = theirs.put_in_force(&mut *tpm, &own);
     assert!(
         matches!(refused, Err(TpmError::PolicyMismatch { .. })),
         "{refused:?}"
     );
-    tpm.nv_undefine(index.index).unwrap();
+    tpm.nv_undefine(bound.index.index).unwrap();
     let empty = NvPublic {
-        attributes: NvAttributes(index.attributes.0 & !NvAttributes::WRITTEN.0),
-        ..index.clone()
+        attributes: NvAttributes(bound.index.attributes.0 & !NvAttributes::WRITTEN.0),
+        ..bound.index.clone()
     };
     tpm.nv_define(&empty, Some(&auth(b"theirs"))).unwrap();
     let proof = auth(b"theirs");
@@ -212,49 +213,46 @@ pub(crate) fn an_index_made_anew_is_written_by_nobody_else(back_end: BackEnd) {
             auth: Some(&proof),
         },
     ] {
-        assert!(tpm.nv_write(index.index, &by, &secret(&contents)).is_err());
+        assert!(
+            tpm.nv_write(bound.index.index, &by, &secret(&contents))
+                .is_err()
+        );
     }
     drop(tpm);
-    put(&files.of_pcrlock(), &theirs.to_json().unwrap());
+    put(&bound.files.of_pcrlock(), &theirs.to_json().unwrap());
     // Never written: that is what the TPM says of it.
-    let told = why(back_end, &swtpm, &enrolled, &files);
+    let told = bound.why();
     assert!(
         matches!(inner(&told), TpmError::IndexRefused { .. }),
         "{told}"
     );
     // Their value is in the way of the right key, too; which is noticed.
-    let mut tpm = back_end.connect(&swtpm);
-    let told = theirs.put_in_force(&mut *tpm, &writer);
+    let mut tpm = bound.connect();
+    let told = theirs.put_in_force(&mut *tpm, &bound.writer);
     assert!(
         matches!(told, Err(TpmError::PolicyMismatch { .. })),
         "{told:?}"
     );
-    tpm.nv_undefine(index.index).unwrap();
+    tpm.nv_undefine(bound.index.index).unwrap();
     tpm.nv_define(&empty, None).unwrap();
-    theirs.put_in_force(&mut *tpm, &writer).unwrap();
+    theirs.put_in_force(&mut *tpm, &bound.writer).unwrap();
     drop(tpm);
-    assert_opens(back_end, &swtpm, &enrolled, &files, None);
-    assert_eq!(swtpm.left_behind().len(), 0);
+    bound.opens();
+    assert_eq!(bound.swtpm.left_behind().len(), 0);
 }
 
 /// Of one boot that nobody could foresee.
 pub(crate) fn a_grace_opens_once_and_only_where_it_was_granted(back_end: BackEnd) {
-    let Bound {
-        swtpm,
-        files,
-        writer,
-        index,
-        enrolled,
-    } = bound(back_end);
+    let bound = bound(back_end);
     let grant = |free: &[u8]| {
-        let mut tpm = back_end.connect(&swtpm);
+        let mut tpm = bound.connect();
         let (first, second) = (value(&mut *tpm, 16), value(&mut *tpm, 23));
         let allowed = BTreeMap::from([(16, vec![first]), (23, vec![second, vec![7; 32]])]);
-        let policy = PcrlockPolicy::new(HashAlg::Sha256, allowed, index.clone()).unwrap();
+        let policy = PcrlockPolicy::new(HashAlg::Sha256, allowed, bound.index.clone()).unwrap();
         let policy = policy.with_grace(&mut *tpm, free).unwrap();
-        let kept = policy.put_in_force(&mut *tpm, &writer).unwrap();
+        let kept = policy.put_in_force(&mut *tpm, &bound.writer).unwrap();
         assert!(matches!(kept, Kept::InTpm));
-        let read = PcrlockPolicy::kept(&mut *tpm, &index).unwrap();
+        let read = PcrlockPolicy::kept(&mut *tpm, &bound.index).unwrap();
         assert_eq!(read.as_ref(), Some(&policy));
         let json = policy.to_json().unwrap().to_string();
         assert_eq!(PcrlockPolicy::parse(json.as_bytes()).unwrap(), policy);
@@ -262,25 +260,25 @@ pub(crate) fn a_grace_opens_once_and_only_where_it_was_granted(back_end: BackEnd
     };
     let grace = grant(&[16]);
     // The usual way does not use it up.
-    assert_opens(back_end, &swtpm, &enrolled, &files, None);
+    bound.opens();
     let used = |grace: &Grace| {
-        let mut tpm = back_end.connect(&swtpm);
-        let is_open = grace.is_open(&mut *tpm, &index).unwrap();
-        let was_used = grace.was_used(&mut *tpm, &index).unwrap();
+        let mut tpm = bound.connect();
+        let is_open = grace.is_open(&mut *tpm, &bound.index).unwrap();
+        let was_used = grace.was_used(&mut *tpm, &bound.index).unwrap();
         assert_ne!(is_open, was_used);
         was_used
     };
     assert!(!used(&grace));
-    extend(back_end, &swtpm, 16);
-    assert_opens(back_end, &swtpm, &enrolled, &files, None);
+    bound.extend(16);
+    bound.opens();
     assert!(used(&grace));
-    let told = why(back_end, &swtpm, &enrolled, &files);
+    let told = bound.why();
     assert!(matches!(told, TokenError::PolicyMismatch(_)), "{told}");
 
     // Another PCR than was granted.
     let grace = grant(&[16]);
-    extend(back_end, &swtpm, 23);
-    let told = why(back_end, &swtpm, &enrolled, &files);
+    bound.extend(23);
+    let told = bound.why();
     assert!(
         matches!(&told, TokenError::PolicyMismatch(detail) if detail.contains("PCR 23 ")),
         "{told}"
@@ -289,10 +287,10 @@ pub(crate) fn a_grace_opens_once_and_only_where_it_was_granted(back_end: BackEnd
 
     // Both; and then its counter is made anew, by somebody who wants another go.
     let grace = grant(&[16, 23]);
-    extend(back_end, &swtpm, 23);
-    assert_opens(back_end, &swtpm, &enrolled, &files, None);
-    let mut tpm = back_end.connect(&swtpm);
-    let counter = index.index + 3;
+    bound.extend(23);
+    bound.opens();
+    let mut tpm = bound.connect();
+    let counter = bound.index.index + 3;
     let public = tpm.nv_public(counter).unwrap();
     tpm.nv_undefine(counter).unwrap();
     let empty = NvPublic {
@@ -301,9 +299,9 @@ pub(crate) fn a_grace_opens_once_and_only_where_it_was_granted(back_end: BackEnd
     };
     tpm.nv_define(&empty, None).unwrap();
     tpm.nv_increment(counter, &NvAuth::Index(None)).unwrap();
-    assert!(!grace.is_open(&mut *tpm, &index).unwrap());
+    assert!(!grace.is_open(&mut *tpm, &bound.index).unwrap());
     drop(tpm);
-    let told = why(back_end, &swtpm, &enrolled, &files);
+    let told = bound.why();
     assert!(matches!(told, TokenError::PolicyMismatch(_)), "{told}");
-    assert_eq!(swtpm.left_behind().len(), 0);
+    assert_eq!(bound.swtpm.left_behind().len(), 0);
 }

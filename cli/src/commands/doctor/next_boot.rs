@@ -1,22 +1,16 @@
 //! `doctor --next-boot`: whether the TPM would open the volumes of this machine then. Nothing is tried, and no
 //! try is spent.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
 use luksmith_tpm::log::Forecast;
 use luksmith_tpm::token::{Fit, PcrlockPolicy, SystemdTpm2};
 use luksmith_tpm::{HashAlg, IDENTITY_PCR, PcrValues, Tpm};
 
 use super::{Finding, Weight, finding};
 use crate::args::Args;
-use crate::commands::machine_policy::next_boots;
+use crate::commands::machine_policy::{next_boots, waiting_firmware};
 use crate::errors;
 use crate::hint::Failure;
 use crate::tpm_device;
-
-/// Where the firmware's file system is mounted.
-const FIRMWARE_FOLDERS: [&str; 3] = ["boot/efi", "efi", "boot"];
 
 /// What there is to say of one slot.
 pub(super) fn of_slot(
@@ -80,30 +74,12 @@ pub(super) fn of_slot(
 
 /// New firmware that waits on the disk for the next boot measures what nobody can foresee.
 pub(super) fn of_firmware(args: &Args) -> Option<Finding> {
-    let root = args.path("root").unwrap_or_else(|| "/".into());
-    let capsule = capsule(&root)?;
+    let capsule = waiting_firmware(args)?;
     let what = format!(
         "next boot: an update of the firmware waits in {}; nobody can foresee what it measures",
         capsule.display()
     );
     Some(finding("next-boot", Weight::Warning, what).with("luksmith tpm grace"))
-}
-
-/// Where fwupd leaves an update for the firmware: `EFI/*/fw/*.cap`.
-fn capsule(root: &Path) -> Option<PathBuf> {
-    let folders = FIRMWARE_FOLDERS
-        .iter()
-        .map(|folder| root.join(folder).join("EFI"));
-    let vendors = folders
-        .filter_map(|folder| fs::read_dir(folder).ok())
-        .flatten()
-        .flatten();
-    let updates = vendors.filter_map(|vendor| fs::read_dir(vendor.path().join("fw")).ok());
-    updates
-        .flatten()
-        .flatten()
-        .map(|file| file.path())
-        .find(|file| file.extension().is_some_and(|end| end == "cap"))
 }
 
 /// What the index of a token allows; `None` where it has none.
@@ -135,16 +111,9 @@ fn likeliest(
     bank: HashAlg,
     pcrs: &[u8],
 ) -> Result<(String, Forecast), Failure> {
-    let pcrs: Vec<u8> = pcrs
-        .iter()
-        .copied()
-        .filter(|pcr| *pcr != IDENTITY_PCR)
-        .collect();
-    if pcrs.is_empty() {
+    let Some((kernel, forecast)) = next_boots(args, tpm, bank, pcrs)?.pop() else {
         return Ok((String::new(), Forecast::default()));
-    }
-    let next = next_boots(args, tpm, bank, &pcrs)?.pop();
-    let (kernel, forecast) = next.expect("the kernel that runs is one");
+    };
     Ok((format!(" with the kernel {kernel}"), forecast))
 }
 
@@ -161,21 +130,4 @@ fn values_of(bank: HashAlg, forecast: &Forecast, pcrs: &[u8]) -> Result<PcrValue
             .map_err(failed)?;
     }
     Ok(values)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_update_of_the_firmware_is_seen_where_it_waits() {
-        let root = tempfile::tempdir().unwrap();
-        let folder = root.path().join("boot/efi/EFI/debian/fw");
-        fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join("readme"), "").unwrap();
-        assert_eq!(capsule(root.path()), None);
-        let file = folder.join("fwupd-5ffdbc0d.cap");
-        fs::write(&file, "").unwrap();
-        assert_eq!(capsule(root.path()), Some(file));
-    }
 }

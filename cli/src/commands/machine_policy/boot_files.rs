@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use luksmith_tpm::log::BootFiles;
 
+use crate::args::Args;
+
 /// Where the firmware's file system is mounted (`bootctl(1)`, and Debian).
 const FIRMWARE_FOLDERS: &[&str] = &["boot/efi", "efi", "boot"];
 /// Names of kernels and their initrds, before and after the release.
@@ -77,6 +79,32 @@ impl BootFiles for Machine {
         let next = self.for_next(&line);
         Some((line, next))
     }
+}
+
+/// An update of the firmware that waits for the next boot, where fwupd leaves it: `EFI/*/fw/*.cap`.
+pub(crate) fn waiting_firmware(args: &Args) -> Option<PathBuf> {
+    capsule(&root(args))
+}
+
+fn capsule(root: &Path) -> Option<PathBuf> {
+    let folders = FIRMWARE_FOLDERS
+        .iter()
+        .map(|folder| root.join(folder).join("EFI"));
+    let vendors = folders
+        .filter_map(|folder| fs::read_dir(folder).ok())
+        .flatten()
+        .flatten();
+    let updates = vendors.filter_map(|vendor| fs::read_dir(vendor.path().join("fw")).ok());
+    updates
+        .flatten()
+        .flatten()
+        .map(|file| file.path())
+        .find(|file| file.extension().is_some_and(|end| end == "cap"))
+}
+
+/// The folder below which the machine's files are.
+pub(super) fn root(args: &Args) -> PathBuf {
+    args.path("root").unwrap_or_else(|| "/".into())
 }
 
 /// The newest kernel that is installed: loaders start that unless they are told otherwise.
@@ -159,6 +187,15 @@ mod tests {
         let (this, next) = machine.command_lines().unwrap();
         assert_eq!(this, "BOOT_IMAGE=/vmlinuz-6.12.9-amd64 ro");
         assert_eq!(next, "BOOT_IMAGE=/vmlinuz-6.12.38-amd64 ro");
+    }
+
+    #[test]
+    fn an_update_of_the_firmware_is_seen_where_it_waits() {
+        const PLACE: &str = "boot/efi/EFI/debian/fw/fwupd-5ffdbc0d.cap";
+        let (folder, _machine) = machine(&[("boot/efi/EFI/debian/fw/readme", "")]);
+        assert_eq!(capsule(folder.path()), None);
+        let (folder, _machine) = machine(&[(PLACE, "")]);
+        assert_eq!(capsule(folder.path()), Some(folder.path().join(PLACE)));
     }
 
     #[test]

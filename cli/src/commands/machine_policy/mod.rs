@@ -35,6 +35,7 @@ use crate::output;
 use crate::passphrase::Source;
 use crate::{secure_boot, state};
 
+pub(crate) use boot_files::waiting_firmware;
 pub(crate) use grace::grace;
 pub(crate) use predict::{next_boots, predict};
 pub(crate) use revoke::revoke;
@@ -58,16 +59,17 @@ struct MachinePolicy {
 impl MachinePolicy {
     fn read(args: &Args) -> Result<Self, Failure> {
         let folder = state::folder(args);
-        let policy = read(&folder.join(POLICY))?;
+        let file = folder.join(POLICY);
+        // Says what is missing, where there is not even a folder to lock.
+        if !folder.exists() {
+            read(&file)?;
+        }
         let lock = lock(&folder)?;
-        // Again, as whoever had the lock may have changed it.
-        let policy = match policy.index() {
-            Some(_) => read(&folder.join(POLICY))?,
-            None => {
-                let file = shell(folder.join(POLICY));
-                return Err(Failure::usage(format!("{file} names no NV index")).no_disk());
-            }
-        };
+        let policy = read(&file)?;
+        if policy.index().is_none() {
+            let what = format!("{} names no NV index", shell(&file));
+            return Err(Failure::usage(what).no_disk());
+        }
         let secret = Source::bytes_of(&folder.join(WRITER))?;
         let writer = WriterKey::from_secret(secret).map_err(|error| errors::tpm(&error))?;
         Ok(Self {

@@ -7,7 +7,7 @@ use luksmith_tpm::{HashAlg, IDENTITY_PCR, PcrSelection, Tpm};
 use nix::sys::utsname::uname;
 use serde_json::json;
 
-use super::boot_files::{Machine, newest_kernel};
+use super::boot_files::{Machine, newest_kernel, root};
 use super::update::beside;
 use super::{Allowed, MachinePolicy};
 use crate::args::Args;
@@ -58,16 +58,7 @@ pub(super) fn outlook(
         unforeseeable: BTreeMap::new(),
         taken_as_it_was: BTreeSet::new(),
     };
-    // What it is before a volume is open, it is at each boot.
-    let pcrs: Vec<u8> = machine
-        .pcrs()
-        .into_iter()
-        .filter(|pcr| *pcr != IDENTITY_PCR)
-        .collect();
-    if pcrs.is_empty() {
-        return Ok(outlook);
-    }
-    for (kernel, forecast) in next_boots(args, tpm, bank, &pcrs)? {
+    for (kernel, forecast) in next_boots(args, tpm, bank, &machine.pcrs())? {
         outlook.kernels.insert(0, kernel);
         outlook.allowed = beside(forecast.values, &outlook.allowed, &machine.policy)?;
         outlook.unforeseeable.extend(forecast.unforeseeable);
@@ -76,21 +67,27 @@ pub(super) fn outlook(
     Ok(outlook)
 }
 
-/// What each kernel that may be started would measure; the likeliest comes last.
+/// What each kernel that may be started would measure, but for PCR 15, which is the same at each boot
+/// before a volume is open. The likeliest comes last; nothing where there is no other PCR.
 pub(crate) fn next_boots(
     args: &Args,
     tpm: &mut dyn Tpm,
     bank: HashAlg,
     pcrs: &[u8],
 ) -> Result<Vec<(String, Forecast)>, Failure> {
-    let root = args.path("root").unwrap_or_else(|| "/".into());
+    let measured = pcrs.iter().copied().filter(|pcr| *pcr != IDENTITY_PCR);
+    let pcrs: Vec<u8> = measured.collect();
+    if pcrs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let root = root(args);
     let running = uname()
         .map_err(|error| Failure::usage(format!("uname: {error}")).no_disk())?
         .release()
         .to_string_lossy()
         .into_owned();
     let log = event_log::read(args)?;
-    let selection = PcrSelection::new(bank, pcrs).map_err(|error| errors::tpm(&error))?;
+    let selection = PcrSelection::new(bank, &pcrs).map_err(|error| errors::tpm(&error))?;
     let now = tpm
         .read_pcrs(&selection)
         .map_err(|error| errors::tpm(&error))?;
