@@ -1,6 +1,6 @@
 //! Tests that need more than one crate: layers, interop, transcripts, virtual machines.
 //!
-//! Virtual machines: [`vm`], and [`boot`] where the boot itself is tested. The other side of interoperability: [`cryptsetup`]; ours: [`image`], [`open`], [`nbd`]. The tests themselves lie in `tests/tests/`.
+//! Virtual machines: [`vm`], and [`boot`] where the boot itself is tested. The other side of interoperability: [`cryptsetup`], [`systemd`]; ours: [`image`], [`open`], [`nbd`]. The tests themselves lie in `tests/tests/`.
 
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,7 @@ pub mod cryptsetup;
 pub mod image;
 pub mod nbd;
 pub mod open;
+pub mod systemd;
 pub mod vm;
 
 /// Folder of the workspace.

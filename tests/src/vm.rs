@@ -84,7 +84,7 @@ impl Vm {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let job = folder.path().join("job.sh");
         fs::write(&job, script).expect("the script is written");
-        let _turn = turn();
+        let _turn = half_a_turn();
         self.boot(&job, &folder.path().join("out"))
     }
 
@@ -326,7 +326,7 @@ pub(crate) fn turn() -> File {
     file
 }
 
-/// Waits until at most one other machine with one processor runs, and none with two.
+/// Waits until at most one other machine with one script runs, and no suite on two kernels.
 pub(crate) fn half_a_turn() -> [File; 2] {
     let runs = target().join("vm");
     fs::create_dir_all(&runs).expect("a folder for the results");

@@ -9,4 +9,5 @@ luksmith_tests::vm_suite! { "interop":
     data_offset_is_where_dm_crypt_sees_it,
     wrong_passphrase_opens_nothing_and_says_2,
     kernel_nbd_client_mounts_what_we_serve,
+    systemd_opens_our_tpm_slot,
 }
