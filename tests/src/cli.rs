@@ -54,8 +54,44 @@ pub fn command(folder: &Path) -> Command {
 }
 
 /// Runs the program to its end; `input` is its standard input.
-pub fn luksmith<S: AsRef<OsStr>>(folder: &Path, args: &[S], input: &[u8]) -> Ended {
-    run(command(folder).args(args), input)
+pub fn luksmith<W: Words + ?Sized>(folder: &Path, line: &W, input: &[u8]) -> Ended {
+    run(command(folder).args(line.words()), input)
+}
+
+/// A command line: one text, where no word has a blank in it, or word by word.
+pub trait Words {
+    /// Its words.
+    fn words(&self) -> Vec<&OsStr>;
+}
+
+impl Words for str {
+    fn words(&self) -> Vec<&OsStr> {
+        self.split_ascii_whitespace().map(OsStr::new).collect()
+    }
+}
+
+impl Words for String {
+    fn words(&self) -> Vec<&OsStr> {
+        self.as_str().words()
+    }
+}
+
+impl<S: AsRef<OsStr>> Words for [S] {
+    fn words(&self) -> Vec<&OsStr> {
+        self.iter().map(AsRef::as_ref).collect()
+    }
+}
+
+impl<S: AsRef<OsStr>, const N: usize> Words for [S; N] {
+    fn words(&self) -> Vec<&OsStr> {
+        self.as_slice().words()
+    }
+}
+
+impl<S: AsRef<OsStr>> Words for Vec<S> {
+    fn words(&self) -> Vec<&OsStr> {
+        self.as_slice().words()
+    }
 }
 
 /// Every file below a folder with its content; for "nothing was written".

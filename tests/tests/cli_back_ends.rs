@@ -5,38 +5,35 @@
 mod bench;
 
 use bench::{Bench, err, out};
-use luksmith_tests::cli::{command, snapshot};
+use luksmith_tests::cli::{Words as _, command, snapshot};
 use luksmith_tests::cryptsetup::{Ended, run};
 use serde_json::Value;
 
 /// The program, with the TPM named in these words.
-fn by(bench: &Bench, words: &[String], args: &[&str]) -> Ended {
+fn by(bench: &Bench, words: &str, line: &str) -> Ended {
     let mut command = command(bench.path());
     // tpm2-tss writes by itself what it did not expect.
-    command.env("TSS2_LOG", "all+NONE").args(args).args(words);
+    command.env("TSS2_LOG", "all+NONE");
+    command.args(line.words()).args(words.words());
     run(&mut command, b"")
 }
 
-fn native(bench: &Bench) -> Vec<String> {
-    vec![
-        format!("--tpm2-device={}", bench.swtpm.address()),
-        "--tpm2-backend=native".to_owned(),
-    ]
+fn native(bench: &Bench) -> String {
+    let address = bench.swtpm.address();
+    format!("--tpm2-device={address} --tpm2-backend=native")
 }
 
-fn esapi(bench: &Bench) -> Vec<String> {
-    vec![
-        format!("--tpm2-device={}", bench.swtpm.address()),
-        "--tpm2-backend=esapi".to_owned(),
-    ]
+fn esapi(bench: &Bench) -> String {
+    let address = bench.swtpm.address();
+    format!("--tpm2-device={address} --tpm2-backend=esapi")
 }
 
 /// A TCTI, in the words of tpm2-tss.
-fn tcti(bench: &Bench) -> Vec<String> {
-    vec![format!("--tpm2-device=tcti:{}", bench.swtpm.address())]
+fn tcti(bench: &Bench) -> String {
+    format!("--tpm2-device=tcti:{}", bench.swtpm.address())
 }
 
-const OPEN: [&str; 4] = ["open", "--test-passphrase", "volume", "--token-only"];
+const OPEN: &str = "open --test-passphrase volume --token-only";
 
 #[test]
 fn each_back_end_opens_what_each_enrolled() {
@@ -44,21 +41,14 @@ fn each_back_end_opens_what_each_enrolled() {
     for enrolled_by in ways {
         let bench = Bench::new();
         let words = enrolled_by(&bench);
-        let pcr = [
-            "enroll",
-            "volume",
-            "--unlock-key-file",
-            "key",
-            "--tpm2-pcrs",
-            "7",
-        ];
-        by(&bench, &words, &pcr).expect(0, "enroll, PCR 7");
+        let pcr = "enroll volume --unlock-key-file key --tpm2-pcrs 7";
+        by(&bench, &words, pcr).expect(0, "enroll, PCR 7");
         for opened_by in ways {
-            by(&bench, &opened_by(&bench), &OPEN).expect(0, "the TPM");
+            by(&bench, &opened_by(&bench), OPEN).expect(0, "the TPM");
         }
         bench.extend(7);
         for opened_by in ways {
-            let shut = by(&bench, &opened_by(&bench), &OPEN).expect(2, "a changed PCR");
+            let shut = by(&bench, &opened_by(&bench), OPEN).expect(2, "a changed PCR");
             assert!(
                 err(&shut).contains("PCR 7 have other values"),
                 "{}",
@@ -71,29 +61,20 @@ fn each_back_end_opens_what_each_enrolled() {
 #[test]
 fn a_pin_and_its_tries_are_the_same_through_both() {
     let bench = Bench::new();
-    let pin = [
-        "tpm",
-        "enroll",
-        "volume",
-        "--key-file",
-        "key",
-        "--new-pin-file",
-        "pin",
-        "--no-recovery-key",
-    ];
-    by(&bench, &esapi(&bench), &pin).expect(0, "tpm enroll");
-    let with = |file: &'static str| [&OPEN[..], &["--pin-file", file]].concat();
+    let pin = "tpm enroll volume --key-file key --new-pin-file pin --no-recovery-key";
+    by(&bench, &esapi(&bench), pin).expect(0, "tpm enroll");
+    let with = |file: &str| format!("{OPEN} --pin-file {file}");
     for (tried, words) in [native(&bench), esapi(&bench)].iter().enumerate() {
         by(&bench, words, &with("pin")).expect(0, "the PIN");
         let wrong = by(&bench, words, &with("wrong")).expect(2, "a wrong PIN");
         assert!(err(&wrong).contains("wrong PIN"), "{}", err(&wrong));
         for words in [native(&bench), esapi(&bench)] {
-            let told = by(&bench, &words, &["tpm", "status", "--json"]);
+            let told = by(&bench, &words, "tpm status --json");
             let told: Value = serde_json::from_slice(&told.out).expect("JSON");
             assert_eq!(told["lockout"]["wrong_tries"], tried + 1);
         }
     }
-    let told = by(&bench, &esapi(&bench), &["tpm", "list", "volume"]);
+    let told = by(&bench, &esapi(&bench), "tpm list volume");
     assert!(out(&told).contains("with the PIN"), "{}", out(&told));
 }
 
@@ -101,14 +82,13 @@ fn a_pin_and_its_tries_are_the_same_through_both() {
 fn what_the_back_end_cannot_do_it_refuses_by_name() {
     let bench = Bench::new();
     let before = snapshot(bench.path());
-    let state = format!("--state-directory={}", bench.path().join("state").display());
-    let refused: [(&[&str], &str); 2] = [
+    let refused = [
         (
-            &["tpm", "lockout", "--set", &state],
+            "tpm lockout --set --state-directory=state",
             "the back end esapi cannot do TPM2_DictionaryAttackParameters",
         ),
         (
-            &["tpm", "lockout", "--reset"],
+            "tpm lockout --reset",
             "the back end esapi cannot do TPM2_DictionaryAttackLockReset",
         ),
     ];
@@ -121,18 +101,9 @@ fn what_the_back_end_cannot_do_it_refuses_by_name() {
             err(&told)
         );
     }
-    let enroll = [
-        "tpm",
-        "enroll",
-        "volume",
-        "--key-file",
-        "key",
-        "--no-recovery-key",
-        "--auto",
-        "--without-secure-boot",
-        &state,
-    ];
-    let told = by(&bench, &esapi(&bench), &enroll).expect(1, "--auto");
+    let enroll = "tpm enroll volume --key-file key --no-recovery-key --auto --without-secure-boot \
+                  --state-directory=state";
+    let told = by(&bench, &esapi(&bench), enroll).expect(1, "--auto");
     assert!(
         err(&told).contains("the back end esapi cannot do"),
         "{}",
@@ -145,14 +116,11 @@ fn what_the_back_end_cannot_do_it_refuses_by_name() {
 fn words_that_go_to_neither_are_refused() {
     let bench = Bench::new();
     for words in [
-        [
-            "--tpm2-device=tcti:device:/dev/tpm0",
-            "--tpm2-backend=native",
-        ],
-        ["--tpm2-device=swtpm:path=/nothing", "--tpm2-backend=esapi"],
-        ["--tpm2-device=nonsense", "--tpm2-backend=esapi"],
-        ["--tpm2-device=auto", "--tpm2-backend=other"],
+        "--tpm2-device=tcti:device:/dev/tpm0 --tpm2-backend=native",
+        "--tpm2-device=swtpm:path=/nothing --tpm2-backend=esapi",
+        "--tpm2-device=nonsense --tpm2-backend=esapi",
+        "--tpm2-device=auto --tpm2-backend=other",
     ] {
-        by(&bench, &words.map(String::from), &["tpm", "status"]).expect(1, words[0]);
+        by(&bench, words, "tpm status").expect(1, words);
     }
 }

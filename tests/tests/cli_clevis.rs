@@ -32,7 +32,7 @@ fn extend_sha1(bench: &Bench, pcr: u8) {
 }
 
 fn listed(bench: &Bench) -> Vec<Value> {
-    let told = bench.run(&["tpm", "list", "volume", "--json"], b"");
+    let told = bench.run("tpm list volume --json", b"");
     let told: Value = serde_json::from_slice(&told.expect(0, "tpm list").out).expect("JSON");
     told["tokens"].as_array().expect("tokens").clone()
 }
@@ -40,14 +40,12 @@ fn listed(bench: &Bench) -> Vec<Value> {
 /// A token that somebody else would understand.
 fn import(bench: &Bench, token: &Value) {
     let text = token.to_string();
-    let args = ["token", "import", "volume", "--json-file", "-"];
-    luksmith(bench.path(), &args, text.as_bytes()).expect(0, "token import");
+    let args = "token import volume --json-file -";
+    luksmith(bench.path(), args, text.as_bytes()).expect(0, "token import");
 }
 
-fn migrate(bench: &Bench, more: &[&str]) -> Ended {
-    let mut args = vec!["tpm", "migrate", "volume"];
-    args.extend(more);
-    bench.run(&args, b"")
+fn migrate(bench: &Bench, more: &str) -> Ended {
+    bench.run(&format!("tpm migrate volume {more}"), b"")
 }
 
 #[test]
@@ -61,8 +59,8 @@ fn what_clevis_bound_opens_in_both_banks_and_with_both_keys() {
         let bench = Bench::new();
         extend_sha1(&bench, 7);
         bind(&bench, configuration);
-        bench.open(&["--token-only"], b"").expect(0, configuration);
-        bench.open(&[], b"").expect(0, "first of all");
+        bench.open("--token-only", b"").expect(0, configuration);
+        bench.open("", b"").expect(0, "first of all");
         let row = &listed(&bench)[0];
         assert_eq!(
             (&row["type"], &row["pin"]),
@@ -74,7 +72,7 @@ fn what_clevis_bound_opens_in_both_banks_and_with_both_keys() {
 
         bench.extend(7);
         extend_sha1(&bench, 7);
-        let shut = bench.open(&["--token-only"], b"");
+        let shut = bench.open("--token-only", b"");
         let shut = shut.expect(if bound { 2 } else { 0 }, configuration);
         assert_eq!(
             err(&shut).contains("have other values"),
@@ -82,7 +80,7 @@ fn what_clevis_bound_opens_in_both_banks_and_with_both_keys() {
             "{}",
             err(&shut)
         );
-        let told = out(&bench.run(&["tpm", "list", "volume"], b""));
+        let told = out(&bench.run("tpm list volume", b""));
         let says = if bound {
             "have other values"
         } else {
@@ -96,9 +94,7 @@ fn what_clevis_bound_opens_in_both_banks_and_with_both_keys() {
 fn that_presence_alone_opens_is_said_with_the_way_out() {
     let bench = Bench::new();
     bind(&bench, "{}");
-    let told = bench
-        .run(&["tpm", "list", "volume"], b"")
-        .expect(0, "tpm list");
+    let told = bench.run("tpm list volume", b"").expect(0, "tpm list");
     let warning = "warning: token 0 is bound to no PCR and no PIN: whoever has this machine has the \
                    key. Bind it to more: luksmith tpm migrate volume --token-id 0\n";
     assert_eq!(err(&told), warning);
@@ -109,7 +105,7 @@ fn a_changed_machine_asks_for_the_passphrase_and_says_how_to_bind_it_anew() {
     let bench = Bench::new();
     bind(&bench, r#"{"pcr_bank":"sha256","pcr_ids":"7"}"#);
     bench.extend(7);
-    let opened = bench.open(&[], b"first\n").expect(0, "the passphrase");
+    let opened = bench.open("", b"first\n").expect(0, "the passphrase");
     assert!(
         err(&opened).contains("PCR 7 have other values"),
         "{}",
@@ -139,7 +135,7 @@ fn other_pins_are_named_and_stop_nothing() {
         );
     }
     import(&bench, &json!({ "type": CLEVIS_KIND, "keyslots": ["0"] }));
-    let asked = bench.open(&[], b"first\n").expect(0, "the passphrase");
+    let asked = bench.open("", b"first\n").expect(0, "the passphrase");
     for said in [
         "token 0: unsupported token: clevis pin \"tang\"",
         "clevis pin \"sss\"",
@@ -148,14 +144,14 @@ fn other_pins_are_named_and_stop_nothing() {
         assert!(err(&asked).contains(said), "{}", err(&asked));
     }
     bind(&bench, "{}");
-    let opened = bench.open(&["--token-only"], b"").expect(0, "the pin tpm2");
+    let opened = bench.open("--token-only", b"").expect(0, "the pin tpm2");
     assert_eq!(err(&opened), "");
-    let told = out(&bench.run(&["tpm", "list", "volume"], b""));
+    let told = out(&bench.run("tpm list volume", b""));
     assert!(
         told.contains("no: unsupported: clevis pin \"tang\""),
         "{told}"
     );
-    let refused = migrate(&bench, &["--token-id", "0"]).expect(1, "no way to move that");
+    let refused = migrate(&bench, "--token-id 0").expect(1, "no way to move that");
     assert!(
         err(&refused).contains("token 0 cannot be moved: unsupported: clevis pin"),
         "{}",
@@ -195,7 +191,7 @@ fn a_slot_of_clevis_moves_with_its_pcrs() {
     ));
     assert!(before.len() > 20, "the passphrase of the slot");
     assert_eq!(bench.factors(), ["password", "clevis"]);
-    let moved = migrate(&bench, &[]).expect(0, "tpm migrate");
+    let moved = migrate(&bench, "").expect(0, "tpm migrate");
     assert_eq!(bench.factors(), ["password", "recovery", "tpm2"]);
     assert!(
         err(&moved).contains("its slot 1 are gone"),
@@ -208,7 +204,7 @@ fn a_slot_of_clevis_moves_with_its_pcrs() {
         (&row["pcrs"], &row["bank"]),
         (&json!([7]), &json!("sha256"))
     );
-    bench.open(&["--token-only"], b"").expect(0, "the TPM");
+    bench.open("--token-only", b"").expect(0, "the TPM");
     let volume = bench.path().join("volume");
     let args = [
         "open",
@@ -217,7 +213,7 @@ fn a_slot_of_clevis_moves_with_its_pcrs() {
     ];
     cryptsetup(&args, before.as_bytes()).expect(2, "what clevis had opens nothing any more");
     bench.extend(7);
-    bench.open(&["--token-only"], b"").expect(2, "it is bound");
+    bench.open("--token-only", b"").expect(2, "it is bound");
 }
 
 #[test]
@@ -225,21 +221,21 @@ fn a_slot_that_presence_opened_moves_to_a_pin() {
     let bench = Bench::new();
     bind(&bench, "{}");
     let before = snapshot(bench.path());
-    let refused = migrate(&bench, &["--no-recovery-key"]).expect(1, "nobody to ask for a PIN");
+    let refused = migrate(&bench, "--no-recovery-key").expect(1, "nobody to ask for a PIN");
     assert!(
         err(&refused).contains("a PIN is needed"),
         "{}",
         err(&refused)
     );
     assert_eq!(snapshot(bench.path()), before);
-    bench.open(&["--token-only"], b"").expect(0, "as before");
-    migrate(&bench, &["--no-recovery-key", "--new-pin-file", "pin"]).expect(0, "tpm migrate");
+    bench.open("--token-only", b"").expect(0, "as before");
+    migrate(&bench, "--no-recovery-key --new-pin-file pin").expect(0, "tpm migrate");
     assert_eq!(bench.factors(), ["password", "tpm2"]);
     bench
-        .open(&["--token-only"], b"")
+        .open("--token-only", b"")
         .expect(2, "not without the PIN");
-    let with_pin = ["--token-only", "--pin-file", "pin"];
-    bench.open(&with_pin, b"").expect(0, "the PIN");
+    let with_pin = "--token-only --pin-file pin";
+    bench.open(with_pin, b"").expect(0, "the PIN");
 }
 
 /// Cut off after the new slot was written, both open; the next run ends it.
@@ -247,23 +243,16 @@ fn a_slot_that_presence_opened_moves_to_a_pin() {
 fn a_move_that_was_cut_off_is_ended_by_the_next() {
     let bench = Bench::new();
     bind(&bench, r#"{"pcr_bank":"sha256","pcr_ids":"7"}"#);
-    let first_half = [
-        "enroll",
-        "volume",
-        "--unlock-key-file",
-        "key",
-        "--tpm2-pcrs",
-        "7",
-    ];
-    bench.run(&first_half, b"").expect(0, "the first half");
+    let first_half = "enroll volume --unlock-key-file key --tpm2-pcrs 7";
+    bench.run(first_half, b"").expect(0, "the first half");
     assert_eq!(bench.factors(), ["password", "clevis", "tpm2"]);
     for token in ["0", "1"] {
         let one = ["--token-only", "--token-id", token];
         bench.open(&one, b"").expect(0, "each of both");
     }
-    migrate(&bench, &["--no-recovery-key"]).expect(0, "tpm migrate");
+    migrate(&bench, "--no-recovery-key").expect(0, "tpm migrate");
     assert!(!bench.factors().contains(&"clevis".to_owned()));
-    bench.open(&["--token-only"], b"").expect(0, "the TPM");
+    bench.open("--token-only", b"").expect(0, "the TPM");
 }
 
 /// By the passphrase, as after an update that changed a PCR.
@@ -272,11 +261,11 @@ fn a_slot_of_clevis_that_no_longer_opens_moves_by_the_passphrase() {
     let bench = Bench::new();
     bind(&bench, r#"{"pcr_bank":"sha256","pcr_ids":"7"}"#);
     bench.extend(7);
-    migrate(&bench, &["--no-recovery-key", "--key-file", "wrong"]).expect(2, "a wrong key");
+    migrate(&bench, "--no-recovery-key --key-file wrong").expect(2, "a wrong key");
     assert_eq!(bench.factors(), ["password", "clevis"]);
-    migrate(&bench, &["--no-recovery-key", "--key-file", "key"]).expect(0, "tpm migrate");
+    migrate(&bench, "--no-recovery-key --key-file key").expect(0, "tpm migrate");
     assert_eq!(bench.factors(), ["password", "tpm2"]);
-    bench.open(&["--token-only"], b"").expect(0, "the TPM");
+    bench.open("--token-only", b"").expect(0, "the TPM");
 }
 
 /// Nobody saw the new slot open as it will have to, and there is no other way in.
@@ -284,17 +273,17 @@ fn a_slot_of_clevis_that_no_longer_opens_moves_by_the_passphrase() {
 fn the_last_way_in_stays_until_the_new_one_has_opened() {
     let bench = Bench::new();
     bind(&bench, "{}");
-    let remove = ["slot", "remove", "volume", "0", "--batch-mode"];
-    luksmith(bench.path(), &remove, b"").expect(0, "only clevis is left");
+    let remove = "slot remove volume 0 --batch-mode";
+    luksmith(bench.path(), remove, b"").expect(0, "only clevis is left");
     // As after a volume was opened: PCR 15 is not what it has to be.
     bench.extend(15);
-    let unattended = ["--no-recovery-key", "--tpm2-with-pin=no"];
-    let moved = migrate(&bench, &unattended).expect(0, "tpm migrate");
+    let unattended = "--no-recovery-key --tpm2-with-pin=no";
+    let moved = migrate(&bench, unattended).expect(0, "tpm migrate");
     assert!(err(&moved).contains("still there"), "{}", err(&moved));
     assert_eq!(bench.factors(), ["tpm2", "clevis"]);
-    bench.open(&["--token-only"], b"").expect(0, "a way in");
-    let wipe = ["tpm", "wipe", "volume", "--token-id", "0", "--batch-mode"];
-    luksmith(bench.path(), &wipe, b"").expect(0, "tpm wipe");
+    bench.open("--token-only", b"").expect(0, "a way in");
+    let wipe = "tpm wipe volume --token-id 0 --batch-mode";
+    luksmith(bench.path(), wipe, b"").expect(0, "tpm wipe");
     assert_eq!(bench.factors(), ["tpm2"]);
 }
 
@@ -303,24 +292,15 @@ fn a_token_that_takes_more_with_it_is_not_moved() {
     let bench = Bench::new();
     bind(&bench, "{}");
     let mut token: Value = {
-        let args = ["token", "export", "volume", "--token-id", "0"];
-        let told = luksmith(bench.path(), &args, b"").expect(0, "token export");
+        let args = "token export volume --token-id 0";
+        let told = luksmith(bench.path(), args, b"").expect(0, "token export");
         serde_json::from_slice(&told.out).expect("JSON")
     };
     token["keyslots"] = json!(["0", "1"]);
-    let replace = [
-        "token",
-        "import",
-        "volume",
-        "--json-file",
-        "-",
-        "--token-id",
-        "0",
-        "--token-replace",
-    ];
-    luksmith(bench.path(), &replace, token.to_string().as_bytes()).expect(0, "token import");
+    let replace = "token import volume --json-file - --token-id 0 --token-replace";
+    luksmith(bench.path(), replace, token.to_string().as_bytes()).expect(0, "token import");
     let before = snapshot(bench.path());
-    let refused = migrate(&bench, &["--new-pin-file", "pin"]).expect(1, "two slots");
+    let refused = migrate(&bench, "--new-pin-file pin").expect(1, "two slots");
     assert!(
         err(&refused).contains("does not lead to one slot alone"),
         "{}",
@@ -329,9 +309,9 @@ fn a_token_that_takes_more_with_it_is_not_moved() {
     assert_eq!(snapshot(bench.path()), before);
     // The slot of the passphrase.
     token["keyslots"] = json!(["0"]);
-    luksmith(bench.path(), &replace, token.to_string().as_bytes()).expect(0, "token import");
+    luksmith(bench.path(), replace, token.to_string().as_bytes()).expect(0, "token import");
     let before = snapshot(bench.path());
-    let refused = migrate(&bench, &["--new-pin-file", "pin", "--key-file", "key"]);
+    let refused = migrate(&bench, "--new-pin-file pin --key-file key");
     let refused = refused.expect(1, "the slot of the passphrase");
     assert!(
         err(&refused).contains("this passphrase opens slot 0"),
@@ -339,5 +319,5 @@ fn a_token_that_takes_more_with_it_is_not_moved() {
         err(&refused)
     );
     assert_eq!(snapshot(bench.path()), before);
-    bench.open(&[], b"first\n").expect(0, "the passphrase");
+    bench.open("", b"first\n").expect(0, "the passphrase");
 }

@@ -15,7 +15,7 @@ fn findings(bench: &Bench, id: &str) -> Vec<(String, String)> {
     let volume = bench.path().join("volume");
     let line = format!("root {} none luksmith\n", volume.display());
     std::fs::write(table, line).expect("a table");
-    let told = bench.run(&["doctor", "--json", "--crypttab", "table"], b"");
+    let told = bench.run("doctor --json --crypttab table", b"");
     told_of(&out(&told), id)
 }
 
@@ -46,7 +46,7 @@ fn the_tpm_is_examined() {
     assert_eq!(severity, "warning");
     assert!(what.contains("after 3 wrong PINs"), "{what}");
     bench
-        .run(&["tpm", "lockout", "--set", "--state-directory=state"], b"")
+        .run("tpm lockout --set --state-directory=state", b"")
         .expect(0, "tpm lockout --set");
     assert_eq!(one(&bench, "tpm-lockout").0, "good");
 }
@@ -55,26 +55,11 @@ fn the_tpm_is_examined() {
 fn slots_that_would_not_open_are_told_and_no_try_is_spent() {
     let bench = Bench::new();
     assert_eq!(findings(&bench, "tpm-slots"), []);
-    let by_pcr = [
-        "enroll",
-        "volume",
-        "--unlock-key-file",
-        "key",
-        "--tpm2-pcrs",
-        "7",
-    ];
-    bench.run(&by_pcr, b"").expect(0, "enroll");
-    let by_pin = [
-        "enroll",
-        "volume",
-        "--unlock-key-file",
-        "key",
-        "--tpm2-pcrs=",
-        "--tpm2-with-pin=yes",
-        "--new-pin-file",
-        "pin",
-    ];
-    bench.run(&by_pin, b"").expect(0, "enroll");
+    let by_pcr = "enroll volume --unlock-key-file key --tpm2-pcrs 7";
+    bench.run(by_pcr, b"").expect(0, "enroll");
+    let by_pin =
+        "enroll volume --unlock-key-file key --tpm2-pcrs= --tpm2-with-pin=yes --new-pin-file pin";
+    bench.run(by_pin, b"").expect(0, "enroll");
     let good = |token| {
         (
             "good".to_owned(),
@@ -86,7 +71,7 @@ fn slots_that_would_not_open_are_told_and_no_try_is_spent() {
     let found = findings(&bench, "tpm-slots");
     let says = "root: token 0 would not open now: PCR 7 have other values";
     assert_eq!(found, [("warning".to_owned(), says.to_owned()), good(1)]);
-    let told = bench.run(&["tpm", "status", "--json"], b"");
+    let told = bench.run("tpm status --json", b"");
     let told: Value = serde_json::from_slice(&told.out).expect("JSON");
     assert_eq!(told["lockout"]["wrong_tries"], 0);
 }
@@ -94,16 +79,8 @@ fn slots_that_would_not_open_are_told_and_no_try_is_spent() {
 #[test]
 fn a_slot_that_only_the_next_boot_can_try_is_no_warning() {
     let bench = Bench::new();
-    let unattended = [
-        "tpm",
-        "enroll",
-        "volume",
-        "--key-file",
-        "key",
-        "--tpm2-with-pin=no",
-        "--no-recovery-key",
-    ];
-    bench.run(&unattended, b"").expect(0, "tpm enroll");
+    let unattended = "tpm enroll volume --key-file key --tpm2-with-pin=no --no-recovery-key";
+    bench.run(unattended, b"").expect(0, "tpm enroll");
     bench.extend(15);
     let (severity, what) = one(&bench, "tpm-slots");
     assert_eq!(severity, "good");
@@ -113,35 +90,17 @@ fn a_slot_that_only_the_next_boot_can_try_is_no_warning() {
 #[test]
 fn a_missing_tpm_is_a_warning_where_a_volume_needs_it() {
     let bench = Bench::new();
-    let by_pcr = [
-        "enroll",
-        "volume",
-        "--unlock-key-file",
-        "key",
-        "--tpm2-pcrs",
-        "7",
-    ];
-    bench.run(&by_pcr, b"").expect(0, "enroll");
+    let by_pcr = "enroll volume --unlock-key-file key --tpm2-pcrs 7";
+    bench.run(by_pcr, b"").expect(0, "enroll");
     assert_eq!(one(&bench, "tpm").0, "good");
-    let nowhere = [
-        "doctor",
-        "--json",
-        "--crypttab",
-        "table",
-        "--tpm2-device=/dev/nothing",
-    ];
-    let told = out(&luksmith(bench.path(), &nowhere, b""));
+    let nowhere = "doctor --json --crypttab table --tpm2-device=/dev/nothing";
+    let told = out(&luksmith(bench.path(), nowhere, b""));
     assert_eq!(told_of(&told, "tpm")[0].0, "warning", "{told}");
     assert!(
         told_of(&told, "tpm-slots")[0].1.contains("no TPM"),
         "{told}"
     );
-    let without_volumes = [
-        "doctor",
-        "--json",
-        "--crypttab=/nonexistent",
-        "--tpm2-device=/dev/nothing",
-    ];
-    let told = out(&luksmith(bench.path(), &without_volumes, b""));
+    let without_volumes = "doctor --json --crypttab=/nonexistent --tpm2-device=/dev/nothing";
+    let told = out(&luksmith(bench.path(), without_volumes, b""));
     assert_eq!(told_of(&told, "tpm")[0].0, "good", "{told}");
 }

@@ -12,31 +12,26 @@ use serde_json::{Value, json};
 
 const STATE: &str = "--state-directory=state";
 
-fn lockout(bench: &Bench, more: &[&str]) -> Ended {
-    let mut args = vec!["tpm", "lockout"];
-    args.extend(more);
-    bench.run(&args, b"")
+fn lockout(bench: &Bench, more: &str) -> Ended {
+    bench.run(&format!("tpm lockout {more}"), b"")
+}
+
+/// The same, where the authorization is kept for the next time.
+fn kept(bench: &Bench, more: &str) -> Ended {
+    lockout(bench, &format!("{STATE} {more}"))
 }
 
 fn shown(bench: &Bench) -> Value {
-    let told = lockout(bench, &["--json", STATE]).expect(0, "tpm lockout");
+    let told = kept(bench, "--json").expect(0, "tpm lockout");
     serde_json::from_slice(&told.out).expect("JSON")
 }
 
 /// A slot with the PIN 1234. What was said of the TPM.
 fn enroll_pin(bench: &Bench) -> String {
-    let args = [
-        "tpm",
-        "enroll",
-        "volume",
-        "--key-file",
-        "key",
-        "--new-pin-file",
-        "pin",
-        "--no-recovery-key",
-        STATE,
-    ];
-    err(&bench.run(&args, b"").expect(0, "tpm enroll"))
+    let line = "tpm enroll volume --key-file key --new-pin-file pin --no-recovery-key";
+    err(&bench
+        .run(&format!("{line} {STATE}"), b"")
+        .expect(0, "tpm enroll"))
 }
 
 fn open_with(bench: &Bench, pin: &str) -> Ended {
@@ -52,7 +47,7 @@ fn rules_and_authorization_are_set_once_and_a_pin_is_then_enrolled_without_a_war
     assert!(said.contains(warning), "{said}");
     assert_eq!(shown(&bench)["authorization_set"], false);
 
-    let set = lockout(&bench, &["--set", STATE]).expect(0, "--set");
+    let set = kept(&bench, "--set").expect(0, "--set");
     assert!(
         out(&set).contains("0 of 32, 32 left; one is forgotten every 10 min"),
         "{}",
@@ -64,39 +59,28 @@ fn rules_and_authorization_are_set_once_and_a_pin_is_then_enrolled_without_a_war
     assert_eq!(now["recovery_s"], 86400);
     assert_eq!(now["authorization_set"], true);
     assert_eq!(now["advice"], Value::Null);
-    let kept = bench.path().join("state/lockout.key");
-    let mode = std::fs::metadata(&kept)
-        .expect("it is kept")
+    let file = bench.path().join("state/lockout.key");
+    let mode = std::fs::metadata(&file)
+        .expect("it is file")
         .permissions()
         .mode();
     assert_eq!(mode & 0o777, 0o600);
-    let key = std::fs::read_to_string(&kept).expect("it is kept");
+    let key = std::fs::read_to_string(&file).expect("it is file");
     assert!(!err(&set).contains(key.trim()) && !out(&set).contains(key.trim()));
 
     let said = enroll_pin(&bench);
     assert!(!said.contains("warning"), "{said}");
 
     // With the authorization of before, which stays.
-    lockout(
-        &bench,
-        &[
-            "--set",
-            "--max-tries",
-            "10",
-            "--recovery-time",
-            "7200",
-            STATE,
-        ],
-    )
-    .expect(0, "other rules");
+    kept(&bench, "--set --max-tries 10 --recovery-time 7200").expect(0, "other rules");
     assert_eq!(shown(&bench)["max_tries"], 10);
-    assert_eq!(std::fs::read_to_string(&kept).expect("it is kept"), key);
+    assert_eq!(std::fs::read_to_string(&file).expect("it is file"), key);
 }
 
 #[test]
 fn wrong_pins_lock_the_tpm_and_only_who_knows_the_authorization_opens_it() {
     let bench = Bench::new();
-    lockout(&bench, &["--set", "--max-tries", "5", STATE]).expect(0, "--set");
+    kept(&bench, "--set --max-tries 5").expect(0, "--set");
     enroll_pin(&bench);
     for wrong in 1..=5 {
         open_with(&bench, "wrong").expect(2, "a wrong PIN");
@@ -105,7 +89,7 @@ fn wrong_pins_lock_the_tpm_and_only_who_knows_the_authorization_opens_it() {
     open_with(&bench, "pin").expect(4, "locked, also for the right one");
 
     // Another system on the same machine: it has no file.
-    let other = lockout(&bench, &["--reset", "--state-directory=other"]).expect(1, "--reset");
+    let other = lockout(&bench, "--reset --state-directory=other").expect(1, "--reset");
     assert!(
         err(&other).contains("it is left as it is"),
         "{}",
@@ -113,7 +97,7 @@ fn wrong_pins_lock_the_tpm_and_only_who_knows_the_authorization_opens_it() {
     );
     // It has one of its own.
     std::fs::write(bench.path().join("guess"), "guess\n").expect("a file");
-    let guess = lockout(&bench, &["--reset", "--auth-file", "guess"]).expect(2, "--reset");
+    let guess = lockout(&bench, "--reset --auth-file guess").expect(2, "--reset");
     assert!(
         err(&guess).contains("lockout authorization is set"),
         "{}",
@@ -126,12 +110,12 @@ fn wrong_pins_lock_the_tpm_and_only_who_knows_the_authorization_opens_it() {
 #[test]
 fn who_knows_the_authorization_resets_wrong_pins() {
     let bench = Bench::new();
-    lockout(&bench, &["--set", "--max-tries", "5", STATE]).expect(0, "--set");
+    kept(&bench, "--set --max-tries 5").expect(0, "--set");
     enroll_pin(&bench);
     for _ in 0..5 {
         open_with(&bench, "wrong").expect(2, "a wrong PIN");
     }
-    lockout(&bench, &["--reset", STATE]).expect(0, "--reset");
+    kept(&bench, "--reset").expect(0, "--reset");
     assert_eq!(shown(&bench)["tries_left"], 5);
     open_with(&bench, "pin").expect(0, "the PIN");
 }
@@ -145,7 +129,7 @@ fn without_an_authorization_anybody_resets_wrong_pins() {
         open_with(&bench, "wrong").expect(2, "a wrong PIN");
     }
     open_with(&bench, "pin").expect(4, "locked");
-    lockout(&bench, &["--reset", "--state-directory=nothing"]).expect(0, "--reset");
+    lockout(&bench, "--reset --state-directory=nothing").expect(0, "--reset");
     open_with(&bench, "pin").expect(0, "the PIN");
 }
 
@@ -153,11 +137,10 @@ fn without_an_authorization_anybody_resets_wrong_pins() {
 fn the_authorization_of_another_system_is_left_alone() {
     let bench = Bench::new();
     std::fs::write(bench.path().join("theirs"), "theirs\n").expect("a file");
-    let by_file = ["--set", "--auth-file", "theirs", STATE];
-    lockout(&bench, &by_file).expect(0, "the other system sets it");
+    kept(&bench, "--set --auth-file theirs").expect(0, "the other system sets it");
     assert!(!bench.path().join("state").exists(), "it is kept nowhere");
     let before = shown(&bench);
-    let refused = lockout(&bench, &["--set", "--max-tries", "7", STATE]).expect(1, "--set");
+    let refused = kept(&bench, "--set --max-tries 7").expect(1, "--set");
     assert!(
         err(&refused).contains("not by this system"),
         "{}",
@@ -166,11 +149,7 @@ fn the_authorization_of_another_system_is_left_alone() {
     assert_eq!(shown(&bench), before);
     assert_eq!(before["authorization_file"], json!(null));
     // Somebody who knows it may change the rules.
-    lockout(
-        &bench,
-        &["--set", "--max-tries", "7", "--auth-file", "theirs"],
-    )
-    .expect(0, "--set");
+    lockout(&bench, "--set --max-tries 7 --auth-file theirs").expect(0, "--set");
     assert_eq!(shown(&bench)["max_tries"], 7);
 }
 
@@ -180,24 +159,24 @@ fn a_run_that_was_cut_off_is_ended_with_the_authorization_that_it_kept() {
     let state = bench.path().join("state");
     std::fs::create_dir(&state).expect("a folder");
     std::fs::write(state.join("lockout.key"), "kept before\n").expect("a file");
-    lockout(&bench, &["--set", STATE]).expect(0, "--set");
-    lockout(&bench, &["--reset", STATE]).expect(0, "--reset");
+    kept(&bench, "--set").expect(0, "--set");
+    kept(&bench, "--reset").expect(0, "--reset");
     std::fs::write(bench.path().join("same"), "kept before\n").expect("a file");
-    lockout(&bench, &["--reset", "--auth-file", "same"]).expect(0, "--reset");
+    lockout(&bench, "--reset --auth-file same").expect(0, "--reset");
 }
 
 #[test]
 fn what_cannot_be_meant_is_refused() {
     let bench = Bench::new();
-    lockout(&bench, &["--set", "--reset"]).expect(1, "both");
-    lockout(&bench, &["--max-tries", "5"]).expect(1, "without --set");
-    lockout(&bench, &["--set", "--max-tries", "0"]).expect(1, "none");
+    lockout(&bench, "--set --reset").expect(1, "both");
+    lockout(&bench, "--max-tries 5").expect(1, "without --set");
+    lockout(&bench, "--set --max-tries 0").expect(1, "none");
     for (name, text) in [
         ("empty", ""),
         ("long", "123456789 123456789 123456789 123\n"),
     ] {
         std::fs::write(bench.path().join(name), text).expect("a file");
-        lockout(&bench, &["--set", "--auth-file", name]).expect(1, name);
+        lockout(&bench, &format!("--set --auth-file {name}")).expect(1, name);
     }
     assert_eq!(shown(&bench)["max_tries"], 3, "nothing was set");
 }

@@ -20,146 +20,140 @@ fn measured(swtpm: &Swtpm, pcr: u8, digest: &[u8]) {
 /// The policy of the machine is rewritten, and no header: what was, is over also for copies of the header.
 #[test]
 fn the_policy_of_the_machine_changes_without_a_touch_of_the_header() {
-    let Bench { folder, mut swtpm } = Bench::new();
-    let device = format!("--tpm2-device={}", swtpm.address());
-    let run = |args: &[&str]| {
-        let mut all = args.to_vec();
-        all.push(&device);
-        luksmith(folder.path(), &all, b"")
-    };
-    let state = "--state-directory=state";
-    let enroll = [
-        "tpm",
-        "enroll",
-        "volume",
-        "--key-file",
-        "key",
-        "--auto",
-        "--no-recovery-key",
-        state,
-    ];
+    let mut bench = Bench::new();
+    let enroll =
+        "tpm enroll volume --key-file key --auto --no-recovery-key --state-directory=state";
     if !Path::new("/sys/firmware/efi/efivars").exists() {
-        let refused = run(&enroll).expect(1, "no Secure Boot");
+        let refused = bench.run(enroll, b"").expect(1, "no Secure Boot");
         assert!(
             err(&refused).contains("any kernel could boot"),
             "{}",
             err(&refused)
         );
-        assert!(!folder.path().join("state").exists(), "nothing was made");
+        assert!(!bench.path().join("state").exists(), "nothing was made");
     }
-    extend(&swtpm, 15);
-    let mut forced = enroll.to_vec();
-    forced.push("--without-secure-boot");
-    run(&forced).expect(0, "tpm enroll --auto");
-    let before = std::fs::read(folder.path().join("volume")).expect("the volume");
-    let open = ["open", "--test-passphrase", "volume", "--token-only"];
-    run(&open).expect(2, "a volume is open");
-    swtpm.restart();
-    extend(&swtpm, 7);
-    run(&open).expect(0, "the next boot, without a file");
+    bench.extend(15);
+    let forced = format!("{enroll} --without-secure-boot");
+    bench.run(&forced, b"").expect(0, "tpm enroll --auto");
+    let before = std::fs::read(bench.path().join("volume")).expect("the volume");
+    let open = "open --test-passphrase volume --token-only";
+    bench.run(open, b"").expect(2, "a volume is open");
+    bench.swtpm.restart();
+    bench.extend(7);
+    bench
+        .run(open, b"")
+        .expect(0, "the next boot, without a file");
 
     // An update of the firmware.
-    swtpm.restart();
-    extend(&swtpm, 7);
-    extend(&swtpm, 7);
-    let shut = run(&open).expect(2, "another firmware");
+    bench.swtpm.restart();
+    bench.extend(7);
+    bench.extend(7);
+    let shut = bench.run(open, b"").expect(2, "another firmware");
     assert!(err(&shut).contains("does not foresee"), "{}", err(&shut));
-    let old = std::fs::read(folder.path().join("state/policy.json")).expect("the policy");
-    extend(&swtpm, 15);
-    let told = run(&["tpm", "update", state]).expect(0, "tpm update");
+    let old = std::fs::read(bench.path().join("state/policy.json")).expect("the policy");
+    bench.extend(15);
+    let told = bench
+        .run("tpm update --state-directory=state", b"")
+        .expect(0, "tpm update");
     assert!(out(&told).contains("new values of PCR 7"), "{}", out(&told));
-    swtpm.restart();
-    extend(&swtpm, 7);
-    extend(&swtpm, 7);
-    run(&open).expect(0, "the next boot");
-    let after = std::fs::read(folder.path().join("volume")).expect("the volume");
+    bench.swtpm.restart();
+    bench.extend(7);
+    bench.extend(7);
+    bench.run(open, b"").expect(0, "the next boot");
+    let after = std::fs::read(bench.path().join("volume")).expect("the volume");
     assert!(before == after, "no header was touched");
 
     // The old firmware and the old policy, put back: over.
-    swtpm.restart();
-    extend(&swtpm, 7);
-    std::fs::write(folder.path().join("old.json"), old).expect("written");
-    let open_by_old = [
-        "open",
-        "--test-passphrase",
-        "volume",
-        "--token-only",
-        "--tpm2-pcrlock=old.json",
-    ];
-    let stale = run(&open_by_old);
+    bench.swtpm.restart();
+    bench.extend(7);
+    std::fs::write(bench.path().join("old.json"), old).expect("written");
+    let open_by_old = "open --test-passphrase volume --token-only --tpm2-pcrlock=old.json";
+    let stale = bench.run(open_by_old, b"");
     assert_ne!(stale.code, 0, "the old policy");
     // Unless both were wanted.
-    run(&["tpm", "update", "--keep", state]).expect(0, "tpm update --keep");
-    run(&open).expect(0, "the old firmware");
-    extend(&swtpm, 7);
-    run(&open).expect(0, "and the new one");
-    extend(&swtpm, 7);
-    run(&open).expect(2, "and no other");
-    let reseal = ["tpm", "reseal", "volume", "--key-file", "key", state];
-    let told = run(&reseal).expect(1, "it is the policy that is rewritten");
+    bench
+        .run("tpm update --keep --state-directory=state", b"")
+        .expect(0, "tpm update --keep");
+    bench.run(open, b"").expect(0, "the old firmware");
+    bench.extend(7);
+    bench.run(open, b"").expect(0, "and the new one");
+    bench.extend(7);
+    bench.run(open, b"").expect(2, "and no other");
+    let reseal = "tpm reseal volume --key-file key --state-directory=state";
+    let told = bench
+        .run(reseal, b"")
+        .expect(1, "it is the policy that is rewritten");
     assert!(err(&told).contains("luksmith tpm update"), "{}", err(&told));
     // This boot was foreseen, and went well: the other value goes, and nothing that was not foreseen comes.
-    swtpm.restart();
-    extend(&swtpm, 7);
-    extend(&swtpm, 7);
-    let drop = ["tpm", "update", "--only-drop", state];
-    let told = run(&drop).expect(0, "tpm update --only-drop");
+    bench.swtpm.restart();
+    bench.extend(7);
+    bench.extend(7);
+    let drop = "tpm update --only-drop --state-directory=state";
+    let told = bench.run(drop, b"").expect(0, "tpm update --only-drop");
     assert!(out(&told).contains("this boot alone"), "{}", out(&told));
-    swtpm.restart();
-    extend(&swtpm, 7);
-    run(&open).expect(2, "the old firmware");
-    let told = run(&drop).expect(1, "tpm update --only-drop");
+    bench.swtpm.restart();
+    bench.extend(7);
+    bench.run(open, b"").expect(2, "the old firmware");
+    let told = bench.run(drop, b"").expect(1, "tpm update --only-drop");
     assert!(
         err(&told).contains("not foreseen (PCR 7)"),
         "{}",
         err(&told)
     );
-    extend(&swtpm, 7);
-    run(&open).expect(0, "the new one still");
+    bench.extend(7);
+    bench.run(open, b"").expect(0, "the new one still");
     // New firmware, which nobody could foresee: one boot by a grace, and what it measured is taken.
-    let grace = ["tpm", "grace", "--batch-mode", state];
-    let told = run(&["tpm", "grace", state]).expect(1, "nobody says yes");
+    let grace = "tpm grace --batch-mode --state-directory=state";
+    let told = bench
+        .run("tpm grace --state-directory=state", b"")
+        .expect(1, "nobody says yes");
     assert!(err(&told).contains("steals the machine"), "{}", err(&told));
-    run(&grace).expect(0, "tpm grace");
-    run(&["tpm", "grace", "--withdraw", state]).expect(0, "tpm grace --withdraw");
+    bench.run(grace, b"").expect(0, "tpm grace");
+    bench
+        .run("tpm grace --withdraw --state-directory=state", b"")
+        .expect(0, "tpm grace --withdraw");
     let new_firmware = |swtpm: &mut Swtpm| {
         swtpm.restart();
-        extend(swtpm, 7);
-        extend(swtpm, 7);
-        extend(swtpm, 7);
+        for _ in 0..3 {
+            extend(swtpm, 7);
+        }
     };
-    new_firmware(&mut swtpm);
-    run(&open).expect(2, "withdrawn");
-    run(&grace).expect(0, "tpm grace");
-    run(&open).expect(0, "by the grace");
-    run(&open).expect(2, "once");
-    let told = run(&drop).expect(0, "tpm update --only-drop");
+    new_firmware(&mut bench.swtpm);
+    bench.run(open, b"").expect(2, "withdrawn");
+    bench.run(grace, b"").expect(0, "tpm grace");
+    bench.run(open, b"").expect(0, "by the grace");
+    bench.run(open, b"").expect(2, "once");
+    let told = bench.run(drop, b"").expect(0, "tpm update --only-drop");
     assert!(out(&told).contains("this boot alone"), "{}", out(&told));
-    new_firmware(&mut swtpm);
-    run(&open).expect(0, "as it is from now on");
-    run(&open).expect(0, "and not once");
+    new_firmware(&mut bench.swtpm);
+    bench.run(open, b"").expect(0, "as it is from now on");
+    bench.run(open, b"").expect(0, "and not once");
     // Its file lost, its key is not overwritten: it is the only way to the index.
-    let lost = folder.path().join("state/policy.json");
+    let lost = bench.path().join("state/policy.json");
     let policy = std::fs::read(&lost).expect("the policy");
     std::fs::remove_file(&lost).expect("it was there");
-    let refused = run(&forced).expect(1, "the key is there");
+    let refused = bench.run(&forced, b"").expect(1, "the key is there");
     assert!(err(&refused).contains("is missing"), "{}", err(&refused));
     std::fs::write(&lost, policy).expect("put back");
 
     // Over, also for each copy of the header.
-    let refused = run(&["tpm", "revoke", state]).expect(1, "nobody says yes");
+    let refused = bench
+        .run("tpm revoke --state-directory=state", b"")
+        .expect(1, "nobody says yes");
     assert!(err(&refused).contains("needs a yes"), "{}", err(&refused));
-    run(&open).expect(0, "nothing was done");
-    run(&["tpm", "revoke", "--batch-mode", state]).expect(0, "tpm revoke");
-    let shut = run(&open);
+    bench.run(open, b"").expect(0, "nothing was done");
+    bench
+        .run("tpm revoke --batch-mode --state-directory=state", b"")
+        .expect(0, "tpm revoke");
+    let shut = bench.run(open, b"");
     assert!(
         err(&shut).contains("there is no NV index"),
         "{}",
         err(&shut)
     );
     assert!(!lost.exists());
-    run(&forced).expect(0, "a new policy");
-    run(&open).expect(0, "by the new slot");
+    bench.run(&forced, b"").expect(0, "a new policy");
+    bench.run(open, b"").expect(0, "by the new slot");
 }
 
 /// A boot of a kernel by the firmware alone, whose log and files are there; then a new kernel and a new initrd.
@@ -167,15 +161,9 @@ fn the_policy_of_the_machine_changes_without_a_touch_of_the_header() {
 fn the_next_boot_is_foreseen_from_its_files() {
     const LOG: &[u8] = include_bytes!("../../tpm/tests/logs/direct.log");
     const BANK: HashAlg = HashAlg::Sha256;
-    let Bench { folder, mut swtpm } = Bench::new();
-    let device = format!("--tpm2-device={}", swtpm.address());
-    let run = |args: &[&str]| {
-        let mut all = args.to_vec();
-        all.push(&device);
-        luksmith(folder.path(), &all, b"")
-    };
+    let mut bench = Bench::new();
     let write = |name: &str, bytes: &[u8]| {
-        let file = folder.path().join(name);
+        let file = bench.path().join(name);
         std::fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
         std::fs::write(file, bytes).expect("a file");
     };
@@ -188,33 +176,19 @@ fn the_next_boot_is_foreseen_from_its_files() {
             measured(swtpm, event.pcr, &next(event).unwrap_or(was));
         }
     };
-    boot(&swtpm, &|_| None);
-    let state = "--state-directory=state";
-    let enroll = [
-        "tpm",
-        "enroll",
-        "volume",
-        "--key-file",
-        "key",
-        "--auto",
-        "--without-secure-boot",
-        "--tpm2-pcrs=4+9+15=0",
-        "--no-recovery-key",
-        state,
-    ];
-    run(&enroll).expect(0, "tpm enroll --auto");
-    let open = ["open", "--test-passphrase", "volume", "--token-only"];
-    run(&open).expect(0, "this boot");
+    boot(&bench.swtpm, &|_| None);
+    let enroll = "tpm enroll volume --key-file key --auto --without-secure-boot --tpm2-pcrs=4+9+15=0 \
+                  --no-recovery-key --state-directory=state";
+    bench.run(enroll, b"").expect(0, "tpm enroll --auto");
+    let open = "open --test-passphrase volume --token-only";
+    bench.run(open, b"").expect(0, "this boot");
 
     // Nothing is new. What is not found is named.
-    let predict_next = |more: &[&str]| {
-        let mut args = vec!["tpm", "predict", "--event-log=log", "--root=root", state];
-        args.extend(more);
-        run(&args)
-    };
+    let predict = "tpm predict --event-log=log --root=root --state-directory=state";
+    let predict_next = |bench: &Bench, more: &str| bench.run(&format!("{predict} {more}"), b"");
     let line = "console=ttyS0 quiet panic=-1 initrd=initrd";
     write("root/proc/cmdline", format!("{line}\n").as_bytes());
-    let told = predict_next(&["--kernel=next"]).expect(0, "tpm predict");
+    let told = predict_next(&bench, "--kernel=next").expect(0, "tpm predict");
     assert!(out(&told).contains("PCR 4: nothing new"), "{}", out(&told));
     for name in ["the kernel", "the initrd"] {
         let named = format!("taken to be as at this boot: {name}\n");
@@ -231,35 +205,23 @@ fn the_next_boot_is_foreseen_from_its_files() {
         _ => None,
     };
     // It is told beforehand, also of a slot with PCRs of its own.
-    let literal = [
-        "tpm",
-        "enroll",
-        "volume",
-        "--key-file",
-        "key",
-        "--tpm2-pcrs=9",
-    ];
-    run(&[&literal[..], &["--no-recovery-key"]].concat()).expect(0, "tpm enroll");
-    let volume = folder.path().join("volume");
+    let literal = "tpm enroll volume --key-file key --tpm2-pcrs=9";
+    bench
+        .run(&format!("{literal} --no-recovery-key"), b"")
+        .expect(0, "tpm enroll");
+    let volume = bench.path().join("volume");
     write(
         "table",
         format!("root {} none luksmith\n", volume.display()).as_bytes(),
     );
-    let next_boot = || {
-        let args = [
-            "doctor",
-            "--next-boot",
-            "--crypttab=table",
-            "--event-log=log",
-            "--root=root",
-            "--kernel=next",
-        ];
-        let told = run(&args);
+    let next_boot = |bench: &Bench| {
+        let args = "doctor --next-boot --crypttab=table --event-log=log --root=root --kernel=next";
+        let told = bench.run(args, b"");
         let told = out(&told);
         let lines = told.lines().filter(|line| line.contains("next boot: "));
         lines.map(str::to_owned).collect::<Vec<_>>()
     };
-    let told = next_boot();
+    let told = next_boot(&bench);
     let shut = "would not open with the kernel next: PCR";
     assert!(
         told[0].contains(&format!("root: token 0 {shut} 4+9")),
@@ -269,50 +231,52 @@ fn the_next_boot_is_foreseen_from_its_files() {
         told[1].contains(&format!("root: token 1 {shut} 9")),
         "{told:?}"
     );
-    let told = predict_next(&["--kernel=next", "--dry-run"]).expect(0, "--dry-run");
+    let told = predict_next(&bench, "--kernel=next --dry-run").expect(0, "--dry-run");
     assert!(out(&told).contains("was not changed"), "{}", out(&told));
-    swtpm.restart();
-    boot(&swtpm, &after);
-    run(&open).expect(2, "nothing was let in");
-    swtpm.restart();
-    boot(&swtpm, &|_| None);
-    let told = predict_next(&["--kernel=next"]).expect(0, "tpm predict");
+    bench.swtpm.restart();
+    boot(&bench.swtpm, &after);
+    bench.run(open, b"").expect(2, "nothing was let in");
+    bench.swtpm.restart();
+    boot(&bench.swtpm, &|_| None);
+    let told = predict_next(&bench, "--kernel=next").expect(0, "tpm predict");
     for pcr in [4, 9] {
         let new = format!("PCR {pcr}: one new value\n");
         assert!(out(&told).contains(&new), "{}", out(&told));
     }
     // As the hooks of several packages do.
-    let told = predict_next(&["--kernel=next", "--json"]).expect(0, "tpm predict");
+    let told = predict_next(&bench, "--kernel=next --json").expect(0, "tpm predict");
     let json: serde_json::Value = serde_json::from_slice(&told.out).expect("JSON");
     assert_eq!(json["schema"], "luksmith.tpm-predict/1");
     assert_eq!(json["kernels"][0], "next");
     let new = json["pcrs"].as_array().expect("PCRs").iter();
     assert!(new.clone().all(|row| row["new_values"] == 0), "{json}");
 
-    let told = next_boot();
+    let told = next_boot(&bench);
     assert!(
         told[0].contains("root: token 0 would open with the kernel next"),
         "{told:?}"
     );
     assert!(told[1].contains(shut), "{told:?}");
     luksmith(
-        folder.path(),
-        &["tpm", "wipe", "--batch-mode", "volume", "--token-id=1"],
+        bench.path(),
+        "tpm wipe --batch-mode volume --token-id=1",
         b"",
     )
     .expect(0, "tpm wipe");
-    run(&open).expect(0, "this boot still");
-    swtpm.restart();
-    boot(&swtpm, &after);
-    run(&open).expect(0, "the foreseen boot");
-    run(&["tpm", "update", "--only-drop", state]).expect(0, "it went well");
-    swtpm.restart();
-    boot(&swtpm, &|_| None);
-    run(&open).expect(2, "the old kernel");
+    bench.run(open, b"").expect(0, "this boot still");
+    bench.swtpm.restart();
+    boot(&bench.swtpm, &after);
+    bench.run(open, b"").expect(0, "the foreseen boot");
+    bench
+        .run("tpm update --only-drop --state-directory=state", b"")
+        .expect(0, "it went well");
+    bench.swtpm.restart();
+    boot(&bench.swtpm, &|_| None);
+    bench.run(open, b"").expect(2, "the old kernel");
 
     // The firmware measured something that is not in its log: said, and not guessed.
-    measured(&swtpm, 4, &[1; 32]);
-    let told = predict_next(&["--kernel=next"]).expect(1, "tpm predict");
+    measured(&bench.swtpm, 4, &[1; 32]);
+    let told = predict_next(&bench, "--kernel=next").expect(1, "tpm predict");
     assert!(
         err(&told).contains("PCR 4 cannot be foreseen"),
         "{}",

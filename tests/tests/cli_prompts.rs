@@ -204,7 +204,7 @@ fn a_new_passphrase_is_asked_for_twice_and_a_question_comes_first() {
         it.type_line("one");
     }
     assert_eq!(it.end().0.code(), Some(0));
-    luksmith(at, &["open", "--test-passphrase", "disk"], b"one\n").expect(0, "opens");
+    luksmith(at, "open --test-passphrase disk", b"one\n").expect(0, "opens");
 }
 
 /// A person is told what changed, and decides.
@@ -213,7 +213,7 @@ fn a_changed_header_opens_only_after_a_yes() {
     let dir = folder();
     let at = dir.path();
     format_small(at, "vol", "one");
-    luksmith(at, &["header", "bless", "vol"], b"one\n").expect(0, "header bless");
+    luksmith(at, "header bless vol", b"one\n").expect(0, "header bless");
     let args = ["open", "--test-passphrase", "vol"];
     let open = |answers: &[(&str, &str)]| {
         let mut it = AtTerminal::start(at, &args);
@@ -225,7 +225,7 @@ fn a_changed_header_opens_only_after_a_yes() {
     };
     let passphrase = ("Passphrase for vol: ", "one");
     assert_eq!(open(&[passphrase]).0.code(), Some(0));
-    luksmith(at, &["config", "vol", "--label", "x"], b"").expect(0, "config");
+    luksmith(at, "config vol --label x", b"").expect(0, "config");
     let (status, text) = open(&[passphrase, ("had the disk in hand", "no")]);
     assert_eq!(status.code(), Some(2), "{text}");
     assert!(

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use bench::support::Swtpm;
-use bench::{Bench, err, extend, out};
+use bench::{Bench, err, out};
 use luksmith_tests::cli::{luksmith, snapshot};
 use luksmith_tests::cryptsetup::{cryptsetup, run};
 use luksmith_tpm::log::EventLog;
@@ -18,32 +18,21 @@ use serde_json::Value;
 #[test]
 fn the_guided_way_is_a_pin_and_a_recovery_key() {
     let bench = Bench::new();
-    let made = bench.run(
-        &[
-            "tpm",
-            "enroll",
-            "volume",
-            "--key-file",
-            "key",
-            "--new-pin-file",
-            "pin",
-        ],
-        b"",
-    );
+    let made = bench.run("tpm enroll volume --key-file key --new-pin-file pin", b"");
     let made = made.expect(0, "tpm enroll");
     assert_eq!(bench.factors(), ["password", "recovery", "tpm2"]);
     bench
-        .open(&["--token-only", "--pin-file", "pin"], b"")
+        .open("--token-only --pin-file pin", b"")
         .expect(0, "the PIN");
 
     // A wrong PIN opens nothing and is counted; no PIN is no try.
-    let wrong = bench.open(&["--token-only", "--pin-file", "wrong"], b"");
+    let wrong = bench.open("--token-only --pin-file wrong", b"");
     let wrong = wrong.expect(2, "a wrong PIN");
     assert!(err(&wrong).contains("wrong PIN"), "{}", err(&wrong));
-    let none = bench.open(&["--token-only"], b"");
+    let none = bench.open("--token-only", b"");
     let none = none.expect(2, "no PIN");
     assert!(err(&none).contains("a PIN is needed"), "{}", err(&none));
-    let told = bench.run(&["tpm", "status", "--json"], b"");
+    let told = bench.run("tpm status --json", b"");
     let told: Value = serde_json::from_slice(&told.out).expect("JSON");
     assert_eq!(told["lockout"]["wrong_tries"], 1);
 
@@ -54,7 +43,7 @@ fn the_guided_way_is_a_pin_and_a_recovery_key() {
     for typed in [recovery.clone(), recovery.to_uppercase().replace('-', " ")] {
         luksmith(
             bench.path(),
-            &["open", "--test-passphrase", "volume", "--key-slot", "1"],
+            "open --test-passphrase volume --key-slot 1",
             format!("{typed}\n").as_bytes(),
         )
         .expect(0, "the recovery key");
@@ -72,18 +61,7 @@ fn the_guided_way_is_a_pin_and_a_recovery_key() {
 
     // The second time there is one already.
     bench
-        .run(
-            &[
-                "tpm",
-                "enroll",
-                "volume",
-                "--key-file",
-                "key",
-                "--new-pin-file",
-                "pin",
-            ],
-            b"",
-        )
+        .run("tpm enroll volume --key-file key --new-pin-file pin", b"")
         .expect(0, "tpm enroll again");
     assert_eq!(bench.factors(), ["password", "recovery", "tpm2", "tpm2"]);
 }
@@ -91,36 +69,27 @@ fn the_guided_way_is_a_pin_and_a_recovery_key() {
 #[test]
 fn a_locked_tpm_is_not_touched_again_and_says_for_how_long() {
     let bench = Bench::new();
-    let enroll = [
-        "tpm",
-        "enroll",
-        "volume",
-        "--key-file",
-        "key",
-        "--new-pin-file",
-        "pin",
-        "--no-recovery-key",
-    ];
-    bench.run(&enroll, b"").expect(0, "tpm enroll");
+    let enroll = "tpm enroll volume --key-file key --new-pin-file pin --no-recovery-key";
+    bench.run(enroll, b"").expect(0, "tpm enroll");
     for _ in 0..3 {
         bench
-            .open(&["--token-only", "--pin-file", "wrong"], b"")
+            .open("--token-only --pin-file wrong", b"")
             .expect(2, "a wrong PIN");
     }
-    let locked = bench.open(&["--token-only", "--pin-file", "pin"], b"");
+    let locked = bench.open("--token-only --pin-file pin", b"");
     let locked = locked.expect(4, "locked out");
     assert!(
         err(&locked).contains("for at most 17 min"),
         "{}",
         err(&locked)
     );
-    let listed = bench.run(&["tpm", "list", "volume"], b"");
+    let listed = bench.run("tpm list volume", b"");
     assert!(
         out(&listed).contains("no: the TPM is locked out"),
         "{}",
         out(&listed)
     );
-    bench.open(&[], b"first\n").expect(0, "the passphrase");
+    bench.open("", b"first\n").expect(0, "the passphrase");
 }
 
 #[test]
@@ -133,16 +102,16 @@ fn a_slot_bound_to_pcrs_opens_alone_until_they_change_and_is_bound_anew() {
         luksmith(bench.path(), &args, b"")
     };
     enroll(&["--tpm2-pcrs", "7+debug"]).expect(0, "enroll");
-    bench.open(&["--token-only"], b"").expect(0, "the TPM");
+    bench.open("--token-only", b"").expect(0, "the TPM");
     // By default too, with nobody and nothing there.
-    bench.open(&[], b"").expect(0, "the TPM");
-    let listed = bench.run(&["tpm", "list", "volume", "--json"], b"");
+    bench.open("", b"").expect(0, "the TPM");
+    let listed = bench.run("tpm list volume --json", b"");
     let listed: Value = serde_json::from_slice(&listed.out).expect("JSON");
     assert_eq!(listed["tokens"][0]["pcrs"], serde_json::json!([7, 16]));
     assert_eq!(listed["tokens"][0]["opens_now"], true);
 
     bench.extend(16);
-    let shut = bench.open(&["--token-only"], b"");
+    let shut = bench.open("--token-only", b"");
     let shut = shut.expect(2, "a changed PCR");
     assert!(
         err(&shut).contains("PCR 7+16 have other values"),
@@ -150,7 +119,7 @@ fn a_slot_bound_to_pcrs_opens_alone_until_they_change_and_is_bound_anew() {
         err(&shut)
     );
     // Said also where a passphrase opens in its place.
-    let other = bench.open(&[], b"first\n");
+    let other = bench.open("", b"first\n");
     let other = other.expect(0, "the passphrase");
     assert!(
         err(&other).contains("token 0: the machine state"),
@@ -158,17 +127,15 @@ fn a_slot_bound_to_pcrs_opens_alone_until_they_change_and_is_bound_anew() {
         err(&other)
     );
     // A key file is what it is: the TPM is not asked.
-    let quiet = ["open", "--test-passphrase", "volume", "--key-file", "key"];
-    let quiet = luksmith(bench.path(), &quiet, b"");
+    let quiet = "open --test-passphrase volume --key-file key";
+    let quiet = luksmith(bench.path(), quiet, b"");
     let quiet = quiet.expect(0, "the key file");
     assert_eq!(err(&quiet), "");
 
     bench
-        .run(&["tpm", "reseal", "volume", "--key-file", "key"], b"")
+        .run("tpm reseal volume --key-file key", b"")
         .expect(0, "tpm reseal");
-    bench
-        .open(&["--token-only"], b"")
-        .expect(0, "the TPM again");
+    bench.open("--token-only", b"").expect(0, "the TPM again");
     assert_eq!(bench.factors(), ["password", "tpm2"]);
 }
 
@@ -176,10 +143,10 @@ fn a_slot_bound_to_pcrs_opens_alone_until_they_change_and_is_bound_anew() {
 fn who_has_no_passphrase_adds_no_slot_by_the_tpm_unless_he_says_so() {
     let bench = Bench::new();
     bench
-        .run(&["enroll", "volume", "--unlock-key-file", "key"], b"")
+        .run("enroll volume --unlock-key-file key", b"")
         .expect(0, "enroll, PCR 7");
     let before = snapshot(bench.path());
-    luksmith(bench.path(), &["enroll", "volume", "--recovery-key"], b"").expect(1, "no passphrase");
+    luksmith(bench.path(), "enroll volume --recovery-key", b"").expect(1, "no passphrase");
     assert_eq!(snapshot(bench.path()), before);
     let unlock = format!("--unlock-tpm2-device={}", bench.swtpm.address());
     luksmith(
@@ -231,43 +198,29 @@ fn what_protects_nothing_is_refused() {
 #[test]
 fn slots_go_for_what_they_were_made_for_and_never_the_last() {
     let bench = Bench::new();
-    let plain = |args: &[&str]| luksmith(bench.path(), args, b"");
+    let plain = |line| luksmith::<str>(bench.path(), line, b"");
     bench
-        .run(&["enroll", "volume", "--unlock-key-file", "key"], b"")
+        .run("enroll volume --unlock-key-file key", b"")
         .expect(0, "enroll");
-    plain(&[
-        "enroll",
-        "volume",
-        "--unlock-key-file",
-        "key",
-        "--recovery-key",
-    ])
-    .expect(0, "enroll");
+    plain("enroll volume --unlock-key-file key --recovery-key").expect(0, "enroll");
     assert_eq!(bench.factors(), ["password", "tpm2", "recovery"]);
     // The new one replaces all of its kind, after it is there.
-    plain(&[
-        "enroll",
-        "volume",
-        "--unlock-key-file",
-        "key",
-        "--recovery-key",
-        "--wipe-slot=recovery",
-    ])
-    .expect(0, "a new recovery key");
+    plain("enroll volume --unlock-key-file key --recovery-key --wipe-slot=recovery")
+        .expect(0, "a new recovery key");
     assert_eq!(bench.factors(), ["password", "tpm2", "recovery"]);
-    plain(&["enroll", "volume", "--wipe-slot=password,recovery"]).expect(0, "wipe");
+    plain("enroll volume --wipe-slot=password,recovery").expect(0, "wipe");
     assert_eq!(bench.factors(), ["tpm2"]);
     let before = snapshot(bench.path());
-    let last = plain(&["enroll", "volume", "--wipe-slot=all"]);
+    let last = plain("enroll volume --wipe-slot=all");
     let last = last.expect(1, "the last slot");
     assert!(
         err(&last).contains("the last one that opens the data"),
         "{}",
         err(&last)
     );
-    plain(&["tpm", "wipe", "volume", "--batch-mode"]).expect(1, "the last slot");
-    plain(&["enroll", "volume", "--wipe-slot=9"]).expect(1, "no such slot");
-    plain(&["enroll", "volume", "--wipe-slot=some"]).expect(1, "no such word");
+    plain("tpm wipe volume --batch-mode").expect(1, "the last slot");
+    plain("enroll volume --wipe-slot=9").expect(1, "no such slot");
+    plain("enroll volume --wipe-slot=some").expect(1, "no such word");
     assert_eq!(snapshot(bench.path()), before);
 }
 
@@ -275,23 +228,15 @@ fn slots_go_for_what_they_were_made_for_and_never_the_last() {
 fn what_a_tpm_slot_leaves_behind_is_nothing() {
     let bench = Bench::new();
     let header = |bench: &Bench| {
-        let told = luksmith(
-            bench.path(),
-            &["dump", "volume", "--dump-json-metadata"],
-            b"",
-        );
+        let told = luksmith(bench.path(), "dump volume --dump-json-metadata", b"");
         out(&told)
     };
     let before = header(&bench);
     bench
-        .run(&["enroll", "volume", "--unlock-key-file", "key"], b"")
+        .run("enroll volume --unlock-key-file key", b"")
         .expect(0, "enroll");
     assert_ne!(header(&bench), before);
-    let wiped = luksmith(
-        bench.path(),
-        &["tpm", "wipe", "volume", "--batch-mode"],
-        b"",
-    );
+    let wiped = luksmith(bench.path(), "tpm wipe volume --batch-mode", b"");
     let wiped = wiped.expect(0, "tpm wipe");
     assert!(
         err(&wiped).contains("copied the old header"),
@@ -306,17 +251,11 @@ fn what_a_tpm_slot_leaves_behind_is_nothing() {
 fn systemd_cryptenroll_sees_the_same() {
     let bench = Bench::new();
     bench
-        .run(&["enroll", "volume", "--unlock-key-file", "key"], b"")
+        .run("enroll volume --unlock-key-file key", b"")
         .expect(0, "enroll");
     luksmith(
         bench.path(),
-        &[
-            "enroll",
-            "volume",
-            "--unlock-key-file",
-            "key",
-            "--recovery-key",
-        ],
+        "enroll volume --unlock-key-file key --recovery-key",
         b"",
     )
     .expect(0, "enroll");
@@ -331,7 +270,7 @@ fn systemd_cryptenroll_sees_the_same() {
     let theirs = out(&made).trim().to_owned();
     luksmith(
         bench.path(),
-        &["open", "--test-passphrase", "volume", "--key-slot", "3"],
+        "open --test-passphrase volume --key-slot 3",
         format!("{}\n", theirs.to_uppercase()).as_bytes(),
     )
     .expect(0, "systemd's recovery key, here");
@@ -360,25 +299,11 @@ fn systemd_cryptenroll_sees_the_same() {
 /// A slot for a boot with nobody there opens only before the first volume is open: PCR 15 is the fuse.
 #[test]
 fn an_unattended_slot_opens_only_before_a_volume_is_open() {
-    let Bench { folder, mut swtpm } = Bench::new();
-    let device = format!("--tpm2-device={}", swtpm.address());
-    let run = |args: &[&str]| {
-        let mut all = args.to_vec();
-        all.push(&device);
-        luksmith(folder.path(), &all, b"")
-    };
+    let mut bench = Bench::new();
     // The system runs, its volumes are open.
-    extend(&swtpm, 15);
-    let enroll = [
-        "tpm",
-        "enroll",
-        "volume",
-        "--key-file",
-        "key",
-        "--tpm2-with-pin=no",
-        "--no-recovery-key",
-    ];
-    let made = run(&enroll).expect(0, "tpm enroll");
+    bench.extend(15);
+    let enroll = "tpm enroll volume --key-file key --tpm2-with-pin=no --no-recovery-key";
+    let made = bench.run(enroll, b"").expect(0, "tpm enroll");
     assert!(
         err(&made).contains("a stolen machine does not"),
         "{}",
@@ -389,21 +314,23 @@ fn an_unattended_slot_opens_only_before_a_volume_is_open() {
         "{}",
         err(&made)
     );
-    let open = ["open", "--test-passphrase", "volume", "--token-only"];
-    run(&open).expect(2, "a volume is open");
+    let open = "open --test-passphrase volume --token-only";
+    bench.run(open, b"").expect(2, "a volume is open");
     // A boot.
-    swtpm.restart();
-    extend(&swtpm, 7);
-    run(&open).expect(0, "in the initramfs");
-    extend(&swtpm, 15);
-    run(&open).expect(2, "a volume is open");
+    bench.swtpm.restart();
+    bench.extend(7);
+    bench.run(open, b"").expect(0, "in the initramfs");
+    bench.extend(15);
+    bench.run(open, b"").expect(2, "a volume is open");
     // Bound anew in the running system, it is for the next initramfs again.
-    extend(&swtpm, 7);
-    run(&["tpm", "reseal", "volume", "--key-file", "key"]).expect(0, "tpm reseal");
-    swtpm.restart();
-    extend(&swtpm, 7);
-    extend(&swtpm, 7);
-    run(&open).expect(0, "in the next initramfs");
+    bench.extend(7);
+    bench
+        .run(&["tpm", "reseal", "volume", "--key-file", "key"], b"")
+        .expect(0, "tpm reseal");
+    bench.swtpm.restart();
+    bench.extend(7);
+    bench.extend(7);
+    bench.run(open, b"").expect(0, "in the next initramfs");
 }
 
 /// By a key that signs, as systemd-measure has it; PCR 11 is what the boot stub measures a kernel into.
@@ -448,24 +375,21 @@ fn a_slot_with_signed_values_opens_where_they_are_signed() {
         "{}",
         err(&untried)
     );
-    let shut = bench.open(&["--token-only", "--tpm2-signature", "none.json"], b"");
+    let shut = bench.open("--token-only --tpm2-signature none.json", b"");
     assert_ne!(shut.code, 0);
     let why = "there is no tpm2-pcr-signature.json";
     assert!(err(&shut).contains(why), "{}", err(&shut));
 
     sign_pcr_11(&bench);
     bench
-        .open(&["--token-only", "--tpm2-signature", "signed.json"], b"")
+        .open("--token-only --tpm2-signature signed.json", b"")
         .expect(0, "signed");
-    let listed = bench.run(
-        &["tpm", "list", "volume", "--tpm2-signature", "signed.json"],
-        b"",
-    );
+    let listed = bench.run("tpm list volume --tpm2-signature signed.json", b"");
     assert!(out(&listed).contains("yes"), "{}", out(&listed));
     enroll(&["--tpm2-signature", "signed.json"]).expect(0, "enroll, tried");
     // A kernel that nobody signed.
     bench.extend(11);
-    let shut = bench.open(&["--token-only", "--tpm2-signature", "signed.json"], b"");
+    let shut = bench.open("--token-only --tpm2-signature signed.json", b"");
     shut.expect(2, "not signed");
 }
 
@@ -552,22 +476,16 @@ fn it_is_said_in_words_what_changed() {
 fn without_a_tpm_the_passphrase_is_asked_for() {
     let bench = Bench::new();
     bench
-        .run(&["enroll", "volume", "--unlock-key-file", "key"], b"")
+        .run("enroll volume --unlock-key-file key", b"")
         .expect(0, "enroll");
-    let gone = [
-        "open",
-        "--test-passphrase",
-        "volume",
-        "--tpm2-device=swtpm:path=/nowhere/tpm",
-    ];
-    let opened = luksmith(bench.path(), &gone, b"first\n");
+    let gone = "open --test-passphrase volume --tpm2-device=swtpm:path=/nowhere/tpm";
+    let opened = luksmith(bench.path(), gone, b"first\n");
     let opened = opened.expect(0, "the passphrase");
     assert!(
         err(&opened).contains("token 0: the device is not present"),
         "{}",
         err(&opened)
     );
-    let mut only = gone.to_vec();
-    only.push("--token-only");
+    let only = format!("{gone} --token-only");
     luksmith(bench.path(), &only, b"first\n").expect(4, "no TPM");
 }

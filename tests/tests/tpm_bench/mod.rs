@@ -6,7 +6,7 @@ pub(crate) mod support;
 
 use std::path::Path;
 
-use luksmith_tests::cli::{SMALL, luksmith};
+use luksmith_tests::cli::{SMALL, Words, luksmith};
 use luksmith_tests::cryptsetup::Ended;
 use luksmith_tpm::{HashAlg, Native, Tpm};
 use serde_json::Value;
@@ -51,18 +51,18 @@ impl Bench {
     }
 
     /// The program, with the address of the TPM.
-    pub(crate) fn run(&self, args: &[&str], input: &[u8]) -> Ended {
+    pub(crate) fn run<W: Words + ?Sized>(&self, line: &W, input: &[u8]) -> Ended {
         let device = format!("--tpm2-device={}", self.swtpm.address());
-        let mut all = args.to_vec();
-        all.push(&device);
+        let mut all = line.words();
+        all.push(device.as_ref());
         luksmith(self.path(), &all, input)
     }
 
     /// `open --test-passphrase`.
-    pub(crate) fn open(&self, more: &[&str], input: &[u8]) -> Ended {
-        let mut args = vec!["open", "--test-passphrase", "volume"];
-        args.extend(more);
-        self.run(&args, input)
+    pub(crate) fn open<W: Words + ?Sized>(&self, more: &W, input: &[u8]) -> Ended {
+        let mut all = "open --test-passphrase volume".words();
+        all.extend(more.words());
+        self.run(&all, input)
     }
 
     /// What each slot is for.
