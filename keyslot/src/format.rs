@@ -315,7 +315,10 @@ fn label(option: &'static str, text: &str) -> Result<Label, PlanError> {
 
 fn uuid_of(request: &FormatRequest<'_>) -> Result<String, PlanError> {
     let Some(text) = &request.uuid else {
-        return Ok(uuid::Uuid::new_v4().to_string());
+        let mut random = [0; 16];
+        luksmith_crypto::random::fill(&mut random)?;
+        let uuid = uuid::Builder::from_random_bytes(random).into_uuid();
+        return Ok(uuid.hyphenated().to_string());
     };
     let uuid = uuid::Uuid::try_parse(text)
         .map_err(|_| PlanError::option("uuid", format!("{text:?} is not a UUID")))?;

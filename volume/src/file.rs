@@ -313,7 +313,7 @@ impl MetadataDevice for FileDevice {
     }
 
     fn random(&self, into: &mut [u8]) -> io::Result<()> {
-        getrandom::fill(into).map_err(io::Error::other)
+        luksmith_crypto::random::fill(into).map_err(io::Error::other)
     }
 }
 
