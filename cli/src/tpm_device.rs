@@ -143,7 +143,7 @@ mod tests {
         for text in [
             "auto",
             "/dev/tpmrm0",
-            "swtpm:host=h,port=1",
+            "swtpm:host=::1,port=1",
             "swtpm:path=/s",
         ] {
             assert_eq!(Place::read(text, None), native(text));
@@ -157,7 +157,7 @@ mod tests {
             Place::read("/dev/tpm0", Some("esapi")),
             esapi("device:/dev/tpm0")
         );
-        let port = "swtpm:host=h,port=1";
+        let port = "swtpm:host=::1,port=1";
         assert_eq!(Place::read(port, Some("esapi")), esapi(port));
         for tcti in ["mssim:host=h,port=1", "tabrmd:bus_type=session"] {
             assert_eq!(Place::read(tcti, None), esapi(tcti));

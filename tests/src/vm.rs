@@ -290,7 +290,7 @@ macro_rules! vm_suite {
     };
 }
 
-/// The release build of the program, made now unless `LUKSMITH_BIN` names one.
+/// The program as it is installed, made now unless `LUKSMITH_BIN` names one.
 ///
 /// # Panics
 /// If it does not build.
@@ -300,15 +300,8 @@ pub fn luksmith() -> PathBuf {
         return given.into();
     }
     let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args([
-            "build",
-            "--quiet",
-            "--release",
-            "--package",
-            "luksmith",
-            "--bin",
-            "luksmith",
-        ])
+        .arg("program")
+        .env("CARGO_TERM_QUIET", "true")
         .current_dir(crate::project())
         .status()
         .expect("cargo starts");

@@ -1,5 +1,6 @@
 //! Where a TPM is: parsed once, from what a person or a configuration file wrote.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -14,8 +15,8 @@ pub enum Address {
     Device(PathBuf),
     /// A byte stream over TCP, as swtpm serves it.
     Tcp {
-        /// Name or number of the host.
-        host: String,
+        /// Number of the host; to look up a name takes more of the C library than a static program has.
+        host: IpAddr,
         /// Port.
         port: u16,
     },
@@ -25,6 +26,7 @@ pub enum Address {
 
 /// The port at which swtpm listens by custom.
 const DEFAULT_PORT: u16 = 2321;
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 impl FromStr for Address {
     type Err = TpmError;
@@ -53,8 +55,9 @@ impl FromStr for Address {
                 let (mut host, mut port, mut socket) = (None, None, None);
                 for option in rest.split(',').filter(|option| !option.is_empty()) {
                     match option.split_once('=').ok_or_else(unsupported)? {
-                        ("host", value) if host.is_none() && !value.is_empty() => {
-                            host = Some(value.to_owned());
+                        ("host", "localhost") if host.is_none() => host = Some(HERE),
+                        ("host", value) if host.is_none() => {
+                            host = Some(value.parse().map_err(|_| unsupported())?);
                         }
                         ("port", value) if port.is_none() => {
                             port = Some(value.parse().map_err(|_| unsupported())?);
@@ -66,7 +69,7 @@ impl FromStr for Address {
                 match (host, port, socket) {
                     (None, None, Some(socket)) => Ok(Self::Unix(socket)),
                     (host, port, None) => Ok(Self::Tcp {
-                        host: host.unwrap_or_else(|| "localhost".to_owned()),
+                        host: host.unwrap_or(HERE),
                         port: port.unwrap_or(DEFAULT_PORT),
                     }),
                     _ => Err(unsupported()),
@@ -108,7 +111,7 @@ mod tests {
         );
         assert_eq!(
             "swtpm:".parse::<Address>().unwrap().to_string(),
-            "swtpm:host=localhost,port=2321"
+            "swtpm:host=127.0.0.1,port=2321"
         );
     }
 
@@ -124,6 +127,8 @@ mod tests {
             "swtpm:path=/a,port=1",
             "swtpm:path=relative",
             "swtpm:colour=red",
+            "swtpm:host=,port=1",
+            "swtpm:host=example.org,port=1",
         ] {
             assert!(text.parse::<Address>().is_err(), "{text:?}");
         }

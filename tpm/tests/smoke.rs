@@ -189,7 +189,7 @@ fn any_structure_is_refused_or_comes_back_the_same() {
         .iter()
         .map(|text| hex::decode(text).unwrap())
         .chain([
-            b"swtpm:host=a,port=1".to_vec(),
+            b"swtpm:host=::1,port=1".to_vec(),
             b"device:/dev/tpmrm0".to_vec(),
         ])
         .collect();

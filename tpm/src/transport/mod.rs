@@ -41,7 +41,7 @@ pub fn open(address: &Address) -> Result<Box<dyn Transport>, TpmError> {
     let opened = match address {
         Address::Auto => Device::open(&the_only_device(Path::new("/dev"))?).map(boxed),
         Address::Device(path) => Device::open(path).map(boxed),
-        Address::Tcp { host, port } => Stream::tcp(host, *port).map(boxed),
+        Address::Tcp { host, port } => Stream::tcp(*host, *port).map(boxed),
         Address::Unix(path) => Stream::unix(path).map(boxed),
     };
     opened.map_err(|source| not_present(address.to_string(), source))

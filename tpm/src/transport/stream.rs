@@ -1,7 +1,7 @@
 //! A TPM behind a byte stream: swtpm over TCP or a Unix socket, frames one after the other.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{IpAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -29,8 +29,8 @@ impl Stream {
     /// Connects over TCP.
     ///
     /// # Errors
-    /// What the kernel or the resolver says.
-    pub fn tcp(host: &str, port: u16) -> io::Result<Self> {
+    /// What the kernel says.
+    pub fn tcp(host: IpAddr, port: u16) -> io::Result<Self> {
         let stream = TcpStream::connect((host, port))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;

@@ -1,6 +1,6 @@
 //! A real TPM for each test: swtpm with a state folder of its own, gone when the test ends.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -79,7 +79,7 @@ impl Swtpm {
         let begun = Instant::now();
         loop {
             let connected = match self.port {
-                Some(port) => Stream::tcp("127.0.0.1", port),
+                Some(port) => Stream::tcp(Ipv4Addr::LOCALHOST.into(), port),
                 None => Stream::unix(&self.socket()),
             };
             match connected {
