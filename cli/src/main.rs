@@ -7,6 +7,7 @@ mod args;
 mod ask_password;
 mod blockinfo;
 mod commands;
+mod credential;
 mod crypttab;
 mod errors;
 mod event_log;

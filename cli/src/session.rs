@@ -41,6 +41,8 @@ pub(crate) struct Session {
     tpm: Option<Place>,
     /// Tokens that would open in another state of the machine, and why they did not.
     refused: BTreeMap<u8, String>,
+    /// A PIN that is at hand, for the first token that wants one; it is tried once.
+    pub pin: Option<Passphrase>,
 }
 
 impl Session {
@@ -80,6 +82,7 @@ impl Session {
             mac_key: None,
             tpm: None,
             refused: BTreeMap::new(),
+            pin: None,
         };
         if session.names_counter() {
             session.find_counter_at(args)?;

@@ -208,7 +208,10 @@ const VERBS: &[Verb] = &[
         about: "Open the volumes that /etc/crypttab names with the option luksmith",
         more: "Volumes that are open already are left alone. A passphrase that was typed once is \
                tried on all volumes. Without NAME, lines with noauto are left out, and a line with \
-               nofail does not fail the command. This is what opens volumes at boot.",
+               nofail does not fail the command. Before anybody is asked, the credentials \
+               cryptsetup.passphrase and cryptsetup.tpm2-pin of the unit are tried \
+               (systemd-creds(1)), which mean what they mean to systemd-cryptsetup(8). This is \
+               what opens volumes at boot.",
         positionals: &[may("NAME", "Only the volume of this name")],
         options: &[&["crypttab", "initramfs"]],
         hidden: false,

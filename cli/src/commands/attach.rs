@@ -1,7 +1,7 @@
 //! `attach`: opens the volumes of `/etc/crypttab` that are ours; what runs at boot.
 //!
 //! Each volume is tried in the order of its line: with the key file, or with the tokens of its header, then with
-//! every passphrase that was typed for another volume, then by asking. Nothing here falls back to anything that
+//! the credentials of the unit and every passphrase that was typed for another volume, then by asking. Nothing here falls back to anything that
 //! does not end locked: whoever called decides what a failure means.
 
 use std::ffi::OsString;
@@ -17,6 +17,7 @@ use luksmith_volume::VolumePlan;
 
 use crate::args::{self, Args, Parsed};
 use crate::commands::{fingerprint, fuse, open};
+use crate::credential;
 use crate::crypttab::{self, Entry};
 use crate::errors;
 use crate::exit::Exit;
@@ -66,12 +67,15 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         excused: wanted.is_none(),
         first: None,
     };
-    let mut typed = Vec::new();
+    let mut at_hand = AtHand {
+        credentials: credential::passphrases(),
+        typed: Vec::new(),
+    };
     let mut ready = Vec::new();
     for line in &lines {
         match line {
             Ok(entry) if entry.noauto && wanted.is_none() => {}
-            Ok(entry) => match unlock_entry(entry, start, &mut typed) {
+            Ok(entry) => match unlock_entry(entry, start, &mut at_hand) {
                 Ok(unlocked) => ready.extend(unlocked),
                 Err(failure) => failures.add(failure, entry.nofail),
             },
@@ -96,6 +100,20 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 pub(super) struct Start {
     pub(super) initramfs: bool,
     pub(super) begun: Instant,
+}
+
+/// What opens a volume without a question.
+struct AtHand {
+    /// Given to the unit.
+    credentials: Vec<Passphrase>,
+    /// Typed for another volume.
+    typed: Vec<Passphrase>,
+}
+
+impl AtHand {
+    fn all(&self) -> impl Iterator<Item = &Passphrase> {
+        self.credentials.iter().chain(&self.typed)
+    }
 }
 
 /// What went wrong: only one failure can be the command's; the others are told all the same.
@@ -142,7 +160,7 @@ impl Ready<'_> {
 fn unlock_entry<'a>(
     entry: &'a Entry,
     start: Start,
-    typed: &mut Vec<Passphrase>,
+    at_hand: &mut AtHand,
 ) -> Result<Option<Ready<'a>>, Failure> {
     let name = VolumeName::new(&entry.name).map_err(errors::ublk)?;
     match luksmith_ublk_target::status(&name) {
@@ -170,7 +188,7 @@ fn unlock_entry<'a>(
         return Ok(None);
     }
     let volume = session.volume_plan(&args)?;
-    let unlocked = unlock(entry, &args, &mut session, start, typed)?;
+    let unlocked = unlock(entry, &args, &mut session, start, at_hand)?;
     check_fingerprint(entry, &session, &unlocked)?;
     Ok(Some(Ready {
         entry,
@@ -250,7 +268,7 @@ fn unlock(
     args: &Args,
     session: &mut Session,
     start: Start,
-    typed: &mut Vec<Passphrase>,
+    at_hand: &mut AtHand,
 ) -> Result<Unlocked, Failure> {
     let which = entry.key_slot.map_or(Which::ByPriority, Which::Only);
     let path = session.header_path.clone();
@@ -290,10 +308,11 @@ fn unlock(
             return Ok(unlocked);
         }
     }
-    for passphrase in typed.iter().filter(|_| doubt.is_none()) {
+    let unasked = at_hand.all().filter(|_| doubt.is_none());
+    for passphrase in unasked {
         match session.try_passphrase(which, Target::Data, passphrase) {
             Ok(unlocked) => {
-                // It was typed for another volume: whoever did that knows nothing of this header.
+                // Whoever typed it for another volume, or left it as a credential, knows nothing of this header.
                 doubt = session.doubt(&unlocked, entry.header_mac)?;
                 if doubt.is_none() {
                     return Ok(unlocked);
@@ -303,6 +322,13 @@ fn unlock(
             Err(e) if e.kind == UnlockErrorKind::WrongSecret => {}
             Err(e) => return Err(errors::unlock(&path, &e)),
         }
+    }
+    if doubt.is_none() && !at_hand.credentials.is_empty() {
+        output::note(&format!(
+            "{} does not open with the credential {}.",
+            entry.name,
+            credential::PASSPHRASE
+        ));
     }
     if let Some(doubt) = &doubt {
         if entry.headless {
@@ -319,7 +345,7 @@ fn unlock(
             format!("{} has no key, and headless forbids to ask", entry.name),
         ));
     }
-    let unlocked = ask(entry, session, which, typed)?;
+    let unlocked = ask(entry, session, which, &mut at_hand.typed)?;
     // Whoever typed a passphrase opens it, or a change by another program would shut out everybody.
     if doubt.is_none()
         && let Some(doubt) = session.doubt(&unlocked, entry.header_mac)?
@@ -346,6 +372,7 @@ fn by_token(
     } else {
         Asker::TerminalOrAgents
     };
+    session.pin = credential::pin();
     session.by_token(args, Target::Data, Tokens::First(asker))
 }
 

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use luksmith_ublk_target::{UblkError, VolumeName};
 
 use crate::args::Args;
+use crate::credential;
 use crate::crypttab::{self, Entry};
 use crate::hint::{Failure, shell};
 use crate::output;
@@ -40,6 +41,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let program = std::env::current_exe()
         .map_err(|error| Failure::usage(format!("where am I? {error}")).no_disk())?;
     let initrd = Path::new("/etc/initrd-release").exists();
+    // Only the units of systemd itself tell a generator what this systemd knows; the setting came with 254.
+    let imports = fs::read_to_string("/usr/lib/systemd/system/systemd-tmpfiles-setup.service")
+        .is_ok_and(|unit| unit.contains("\nImportCredential="));
     let failed = |name: &str, error: io::Error| {
         Failure::usage(format!("cannot write the unit of {name}: {error}")).no_disk()
     };
@@ -66,6 +70,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
                     root: carries_root(&fstab, &entry.name),
                     program: &program,
                     table: &table,
+                    imports,
                 };
                 write(&folder, &entry, &place).map_err(|error| failed(&entry.name, error))?;
             }
@@ -83,6 +88,8 @@ struct Place<'a> {
     root: bool,
     program: &'a Path,
     table: &'a Path,
+    /// systemd knows `ImportCredential=`, which looks for encrypted ones, too.
+    imports: bool,
 }
 
 fn write(folder: &Path, entry: &Entry, place: &Place<'_>) -> io::Result<()> {
@@ -200,6 +207,12 @@ fn unit_text(entry: &Entry, place: &Place<'_>) -> String {
         "KillMode=process".to_owned(),
         format!("ExecStart={program} attach{initramfs} -- {name}"),
     ]);
+    if place.imports {
+        lines.push("ImportCredential=cryptsetup.*".to_owned());
+    } else {
+        let each = [credential::PASSPHRASE, credential::PIN];
+        lines.extend(each.map(|name| format!("LoadCredential={name}")));
+    }
     if !stays {
         lines.push(format!("ExecStop={program} close -- {name}"));
     }
@@ -257,12 +270,17 @@ mod tests {
     use super::*;
 
     fn unit(line: &str) -> String {
+        unit_of(line, false)
+    }
+
+    fn unit_of(line: &str, imports: bool) -> String {
         let entry = crypttab::parse(line).remove(0).unwrap();
         let place = Place {
             initrd: false,
             root: carries_root("/dev/luksmith/root / ext4 x 0 1", &entry.name),
             program: Path::new("/usr/bin/luksmith"),
             table: Path::new("/etc/crypttab"),
+            imports,
         };
         unit_text(&entry, &place)
     }
@@ -299,6 +317,17 @@ mod tests {
             assert!(!unit.contains("ExecStop"), "{unit}");
             assert!(!unit.contains("umount.target"), "{unit}");
             assert!(unit.contains("Before=cryptsetup.target"), "{unit}");
+        }
+    }
+
+    #[test]
+    fn a_unit_gets_its_credentials_in_the_words_that_its_systemd_knows() {
+        let line = "data /dev/vdb none luksmith";
+        let load = "LoadCredential=cryptsetup.passphrase\nLoadCredential=cryptsetup.tpm2-pin\n";
+        let import = "ImportCredential=cryptsetup.*\n";
+        for (imports, words, others) in [(false, load, import), (true, import, load)] {
+            let unit = unit_of(line, imports);
+            assert!(unit.contains(words) && !unit.contains(others), "{unit}");
         }
     }
 

@@ -95,7 +95,7 @@ impl Session {
         if which == Which::ByPriority && !asked(args) && !self.has_token_of(&tpm) {
             return Ok(None);
         }
-        let source = PinSource::new(args, asker, &self.data_path);
+        let source = PinSource::new(args, asker, &self.data_path, self.pin.take());
         let mut tries = source.tries(args);
         loop {
             let witness = Witness::of(&tpm);
@@ -240,6 +240,8 @@ fn failed_by(error: &UnlockError, reason: impl Fn(&TokenError) -> bool) -> bool 
 
 /// Who is asked for a PIN: a file, or the person at the terminal, or nobody.
 struct PinSource {
+    /// First, and once.
+    at_hand: RefCell<Option<Passphrase>>,
     file: Option<PathBuf>,
     asker: Asker,
     volume: String,
@@ -248,8 +250,9 @@ struct PinSource {
 }
 
 impl PinSource {
-    fn new(args: &Args, asker: Asker, volume: &Path) -> Self {
+    fn new(args: &Args, asker: Asker, volume: &Path, at_hand: Option<Passphrase>) -> Self {
         Self {
+            at_hand: RefCell::new(at_hand),
             file: args.path("pin-file"),
             asker,
             volume: volume.display().to_string(),
@@ -259,13 +262,17 @@ impl PinSource {
 
     /// A PIN in a file is the same the next time, and each time costs a try.
     fn tries(&self, args: &Args) -> u32 {
+        let at_hand = u32::from(self.at_hand.borrow().is_some());
         match &self.file {
-            None if self.asker.is_there() => args.small("tries").unwrap_or(3),
+            None if self.asker.is_there() => args.small("tries").unwrap_or(3) + at_hand,
             _ => 1,
         }
     }
 
     fn read(&self, request: &PinRequest<'_>) -> Option<Passphrase> {
+        if let Some(pin) = self.at_hand.take() {
+            return Some(pin);
+        }
         if let Some(file) = &self.file {
             return match Source::line_of(file) {
                 Ok(pin) => Some(pin),
