@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use luksmith_crypto::VolumeKey;
 use luksmith_keyslot::{LastSlot, Target, TokenError, remove_all_of};
-use luksmith_tpm::token::{Enrolment, KIND, NewPin, Pin, SystemdTpm2};
+use luksmith_tpm::token::{CLEVIS_KIND, Enrolment, KIND, NewPin, Pin, SystemdTpm2};
 use luksmith_tpm::{FixedValue, HashAlg, IDENTITY_PCR, Tpm};
 use serde_json::json;
 
@@ -158,9 +158,9 @@ pub(super) fn token_of(
             .hint("see which tokens there are, and name one with --token-id")
             .command(format!("luksmith tpm list {name}"))
     };
-    let (number, token) = found
-        .next()
-        .ok_or_else(|| wrong("there is no such TPM slot"))?;
+    let Some((number, token)) = found.next() else {
+        return Err(clevis(session, wanted).unwrap_or_else(|| wrong("there is no such TPM slot")));
+    };
     if found.next().is_some() {
         return Err(wrong("there is more than one TPM slot"));
     }
@@ -171,4 +171,20 @@ pub(super) fn token_of(
         return Err(wrong(&error.to_string()));
     }
     Ok((*number, token.keyslots.clone(), read))
+}
+
+/// What is said of a slot that somebody else's program bound.
+fn clevis(session: &Session, wanted: Option<u8>) -> Option<Failure> {
+    let name = shell(&session.header_path);
+    let mut tokens = session.metadata().tokens().iter();
+    let (number, _) = tokens.find(|(number, token)| {
+        token.kind == CLEVIS_KIND && wanted.is_none_or(|one| one == **number)
+    })?;
+    Some(
+        Failure::usage(format!(
+            "{name}: token {number} is one of clevis: it is opened as it is, and neither bound anew nor explained"
+        ))
+        .hint("move it to a slot that is")
+        .command(format!("luksmith tpm migrate {name} --token-id {number}")),
+    )
 }
