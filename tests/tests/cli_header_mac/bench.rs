@@ -1,5 +1,7 @@
 //! A volume, its passphrases, and a TPM where one is needed.
 
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -7,6 +9,7 @@ use std::time::Duration;
 use luksmith_tests::cli::{SMALL, command, luksmith, snapshot};
 use luksmith_tests::cryptsetup::{CHEAP, Ended, run};
 use luksmith_tests::image::Image;
+use luksmith_tpm::transport::Transport;
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
 
@@ -103,6 +106,38 @@ impl Bench {
         child.wait().expect("it ends");
         drop(held);
         assert_eq!(snapshot(self.path()), before);
+    }
+
+    /// The same as [`Bench::run`], and the machine dies when the TPM is about to be told to count. Between program and
+    /// TPM stands somebody who passes that on to nobody.
+    pub(crate) fn dies_before_it_counts(&self, words: &[&str], more: &[&str]) {
+        let swtpm = self.swtpm.as_ref().expect("a test with a TPM");
+        let socket = self.path().join("between");
+        let listener = UnixListener::bind(&socket).expect("a socket");
+        listener.set_nonblocking(true).expect("a socket");
+        let mut child = command(self.path())
+            .args(words)
+            .args([VOLUME, "--key-file", "first"])
+            .args(more)
+            .arg(format!("--tpm2-device=swtpm:path={}", socket.display()))
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("it starts");
+        let waiting = loop {
+            if let Ok((client, _)) = listener.accept() {
+                client.set_nonblocking(false).expect("a socket");
+                if counts(&client, &mut swtpm.connect()) {
+                    break client;
+                }
+            }
+            let ended = child.try_wait().expect("it can be asked");
+            assert!(ended.is_none(), "it ended and did not count");
+            std::thread::sleep(Duration::from_millis(2));
+        };
+        child.kill().expect("it can be killed");
+        child.wait().expect("it ends");
+        drop(waiting);
+        std::fs::remove_file(&socket).expect("the socket");
     }
 
     pub(crate) fn bless(&self, more: &[&str]) -> Ended {
@@ -204,4 +239,28 @@ fn wait_until_it_waits(pid: u32) {
             0
         };
     }
+}
+
+/// `TPM2_NV_Increment` (TPM 2.0 Library, part 2, 6.5.2).
+const COUNT: u32 = 0x134;
+
+/// Passes commands on until the client goes away (false), or one comes that counts, which is not passed on.
+fn counts(mut client: &UnixStream, tpm: &mut dyn Transport) -> bool {
+    let mut command = vec![0; 10];
+    while client.read_exact(&mut command).is_ok() {
+        let number = |at: usize| {
+            let bytes = &command[at..at + 4];
+            bytes.iter().fold(0, |n, byte| n << 8 | u32::from(*byte))
+        };
+        let (len, code) = (number(2) as usize, number(6));
+        if code == COUNT {
+            return true;
+        }
+        command.resize(len, 0);
+        client.read_exact(&mut command[10..]).expect("a command");
+        let answer = tpm.transact(&command).expect("an answer");
+        client.write_all(&answer).expect("it listens");
+        command.truncate(10);
+    }
+    false
 }
