@@ -12,7 +12,7 @@ mod update;
 
 /// Tables for the initramfs in which the passphrase of the root must be typed.
 const TYPED: &str = "\
-root UUID=7b2e1f0a-5d6c-4c1e-9a51-000000000001 none luksmith,discard,tries=4
+root UUID=7b2e1f0a-5d6c-4c1e-9a51-000000000001 none luksmith,discard,tries=4,tpm2-device=auto
 data UUID=7b2e1f0a-5d6c-4c1e-9a51-000000000002 none luksmith
 ";
 const ROOT_BY_KEY: &str =
@@ -101,8 +101,16 @@ systemctl --no-block poweroff
     }
     assert_clean(&image);
 
-    // Typed this time; what opened the root opens the second volume unasked.
-    let typed = image.initrd_with(TYPED);
+    // Typed this time; what opened the root opens the second volume unasked. The TPM that the table and
+    // the firmware name has no driver, and its owner says that he knows.
+    let typed = image.initrd_over(
+        "initrd",
+        &[
+            ("conf/luksmith/crypttab", TYPED),
+            ("conf/conf.d/hidden", tpm::HIDE),
+        ],
+    );
+    let broken = tempfile::tempdir().expect("a folder for the TPM");
     let second = JOB.to_owned()
         + "
 cat /survived | sed 's/^/JOB: /'
@@ -112,7 +120,9 @@ systemctl --no-block reboot
 ";
     let mut machine = image.boot(&Boot {
         job: &second,
+        append: "luksmith.tpm=missing",
         initrd: Some(&typed),
+        tpm: Some(broken.path()),
         ..Boot::default()
     });
     for passphrase in ["wrong", "", &image.passphrase()] {
@@ -121,6 +131,9 @@ systemctl --no-block reboot
     }
     let said = machine.until_off();
     assert!(!said.contains("Passphrase for data"), "{said}");
+    assert!(!said.contains("Waiting for the TPM"), "{said}");
+    let warning = "WARNING: the TPM of this machine did not appear, and nothing was measured";
+    assert!(said.contains(warning), "{said}");
     for line in [
         "lives",
         "volume root",
@@ -133,12 +146,21 @@ systemctl --no-block reboot
 
     // The second volume after the root, by a unit made from crypttab; systemd asks on the console.
     let root_only = image.initrd_with(ROOT_BY_KEY);
-    let third = JOB.to_owned()
-        + "
+    // Then closed, and opened once more by a credential, with nobody there.
+    let third = format!(
+        "{JOB}
 systemctl is-active luksmith@data.service data.mount | sed 's/^/JOB: unit /'
 echo here >/data/file && echo 'JOB: written'
+systemctl stop data.mount luksmith@data.service
+[ -e /dev/luksmith/data ] || echo 'JOB: closed in between'
+mkdir -m 700 /run/credstore
+printf %s {:?} >/run/credstore/cryptsetup.passphrase
+systemctl start data.mount
+cat /data/file | sed 's/^/JOB: by a credential /'
 systemctl --no-block poweroff
-";
+",
+        image.passphrase()
+    );
     let mut machine = image.boot(&Boot {
         job: &third,
         append: "loglevel=6",
@@ -151,7 +173,9 @@ systemctl --no-block poweroff
     machine.type_in(&format!("{}\n", image.passphrase()));
     let said = machine.until_off();
     assert_eq!(said.matches("JOB: unit active").count(), 2, "{said}");
-    assert!(said.contains("JOB: written"), "{said}");
+    for line in ["written", "closed in between", "by a credential here"] {
+        assert!(said.contains(&format!("JOB: {line}\n")), "{line}: {said}");
+    }
     assert!(said.contains("luksmith: data: closed"), "{said}");
     assert_clean(&image);
     let super_block = image.file_system("data.luks");

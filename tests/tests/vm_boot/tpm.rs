@@ -199,7 +199,7 @@ fn enrol(image: &Image, tpm: &Path, slots: &[(&str, &str)]) {
 }
 
 /// The driver of the TPM lets go of it at the start; for good, unless it is told to come back.
-const HIDE: &str = "echo MSFT0101:00 >/sys/bus/platform/drivers/tpm_tis/unbind\n";
+pub(super) const HIDE: &str = "echo MSFT0101:00 >/sys/bus/platform/drivers/tpm_tis/unbind\n";
 const COME_BACK: &str = "
 {
 	until grep -qs luksmith /proc/[0-9]*/comm; do sleep 1; done
