@@ -325,21 +325,22 @@ fn a_token_that_takes_more_with_it_is_not_moved() {
 #[test]
 fn what_clevis_has_no_answer_for_names_the_way_out() {
     let bench = Bench::new();
-    let none = bench.run(&["tpm", "why", "volume"], b"");
-    let none = err(&none.expect(1, "tpm why"));
+    let none = err(&bench.run("tpm why volume", b"").expect(1, "tpm why"));
     assert!(none.contains("there is no such TPM slot"), "{none}");
     bind(&bench, r#"{"pcr_bank":"sha256","pcr_ids":"7"}"#);
     let before = snapshot(bench.path());
-    for verb in ["why", "reseal"] {
-        for id in [&[][..], &["--token-id=0"]] {
-            let args = [&["tpm", verb, "volume"], id].concat();
-            let refused = err(&bench.run(&args, b"").expect(1, verb));
-            for said in [
-                "token 0 is one of clevis",
-                "luksmith tpm migrate volume --token-id 0",
-            ] {
-                assert!(refused.contains(said), "{refused}");
-            }
+    for line in [
+        "tpm why volume",
+        "tpm why volume --token-id=0",
+        "tpm reseal volume",
+        "tpm reseal volume --token-id=0",
+    ] {
+        let refused = err(&bench.run(line, b"").expect(1, line));
+        for said in [
+            "token 0 is one of clevis",
+            "luksmith tpm migrate volume --token-id 0",
+        ] {
+            assert!(refused.contains(said), "{refused}");
         }
     }
     assert_eq!(snapshot(bench.path()), before);
@@ -348,25 +349,26 @@ fn what_clevis_has_no_answer_for_names_the_way_out() {
 /// By the token and by a passphrase: either gives the key that the header is blessed with.
 #[test]
 fn a_blessed_header_is_still_blessed_after_the_move() {
-    let by_passphrase = ["--key-file", "key"];
-    for (shut, more) in [(false, &[][..]), (true, &by_passphrase)] {
+    for (shut, how) in [
+        (false, "--no-recovery-key"),
+        (true, "--no-recovery-key --key-file key"),
+    ] {
         let bench = Bench::new();
         bind(&bench, r#"{"pcr_bank":"sha256","pcr_ids":"7"}"#);
         // With a counter in the TPM.
-        let bless = ["header", "bless", "volume", "--key-file", "key"];
-        bench.run(&bless, b"").expect(0, "header bless");
+        let bless = "header bless volume --key-file key";
+        bench.run(bless, b"").expect(0, "header bless");
         let old = std::fs::read(bench.path().join("volume")).expect("the volume");
         if shut {
             bench.extend(7);
         }
-        let args = [&["--no-recovery-key"], more].concat();
-        let moved = err(&migrate(&bench, &args).expect(0, "tpm migrate"));
+        let moved = err(&migrate(&bench, how).expect(0, "tpm migrate"));
         assert!(!moved.contains("bless"), "{moved}");
-        let opened = bench.open(&["--token-only"], b"").expect(0, "the TPM");
+        let opened = bench.open("--token-only", b"").expect(0, "the TPM");
         assert_eq!(err(&opened), "");
         // A slot went: the header with the slot of clevis is an old one.
         std::fs::write(bench.path().join("volume"), old).expect("put back");
-        let refused = bench.open(&["--key-file", "key"], b"");
+        let refused = bench.open("--key-file key", b"");
         let refused = err(&refused.expect(2, "an old header"));
         assert!(
             refused.contains("an old one that was put back"),
