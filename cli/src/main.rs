@@ -17,6 +17,7 @@ mod kdf;
 mod options;
 mod output;
 mod passphrase;
+mod plymouth;
 mod progress;
 mod prompt;
 mod refusal;

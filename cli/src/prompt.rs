@@ -17,6 +17,8 @@ use zeroize::Zeroize;
 
 use crate::ask_password;
 use crate::hint::Failure;
+use crate::output;
+use crate::plymouth;
 
 /// Longest passphrase that can be typed, in bytes; cryptsetup's limit.
 pub(crate) const TYPED_MAX: usize = 512;
@@ -31,7 +33,7 @@ pub(crate) fn person_there() -> bool {
 pub(crate) enum Asker {
     /// Whoever sits at the terminal.
     Terminal,
-    /// Or, where there is none, whoever answers for the system.
+    /// Or, where there is none or a splash screen hides it, whoever answers for the system.
     TerminalOrAgents,
     /// Nobody.
     Nobody,
@@ -53,10 +55,27 @@ impl Asker {
         question: &str,
         timeout: Option<Duration>,
     ) -> Result<SecretBytes, Failure> {
-        match self {
-            Self::TerminalOrAgents if !person_there() => ask_password::ask(question, timeout),
-            _ => passphrase(&format!("{question}: "), timeout),
+        if self == Self::TerminalOrAgents && !person_there() {
+            return ask_password::ask(question, timeout);
         }
+        if self.is_hidden()
+            && let Some(answer) = plymouth::ask(question, timeout)?
+        {
+            return Ok(answer);
+        }
+        passphrase(&format!("{question}: "), timeout)
+    }
+
+    /// Says something, also where a splash screen hides the terminal.
+    pub(crate) fn tell(self, what: &str) {
+        output::note(what);
+        if self.is_hidden() {
+            plymouth::say(what);
+        }
+    }
+
+    fn is_hidden(self) -> bool {
+        self == Self::TerminalOrAgents && !ask_password::has_agents() && plymouth::is_there()
     }
 }
 

@@ -399,7 +399,7 @@ fn ask(
                 if tried == entry.tries {
                     return Err(errors::unlock(&path, &e));
                 }
-                output::note("No keyslot opens with this passphrase.");
+                Asker::TerminalOrAgents.tell("No keyslot opens with this passphrase.");
             }
             Err(e) => return Err(errors::unlock(&path, &e)),
         }

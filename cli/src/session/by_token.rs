@@ -111,7 +111,7 @@ impl Session {
             tries -= 1;
             let wrong_pin = failed_by(&error, |why| matches!(why, TokenError::WrongPin));
             if tries > 0 && wrong_pin && !source.declined.get() {
-                output::note("The TPM does not take this PIN.");
+                asker.tell("The TPM does not take this PIN.");
                 continue;
             }
             if only(args) {
