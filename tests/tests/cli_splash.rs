@@ -89,7 +89,7 @@ fn a_splash_screen_that_hides_the_console_asks() {
     format_small(folder.path(), "volume", "first");
     // Another volume key than this one's: it ends before a driver is needed.
     let line = format!(
-        "splash-test {} none luksmith,fixate-volume-key={}\n",
+        "splash-test {} none luksmith,header-mac=required,fixate-volume-key={}\n",
         folder.path().join("volume").display(),
         "0".repeat(64)
     );
@@ -116,7 +116,11 @@ fn a_splash_screen_that_hides_the_console_asks() {
     screen.expect(told);
     screen.expect("Passphrase for splash-test");
     screen.type_line("first");
+    // What else whoever sits there has to know: also on the screen.
+    let doubt = "has no MAC, and must have one";
+    screen.expect(doubt);
     console.expect(told);
+    console.expect(doubt);
     console.expect("its volume key is another one");
     let asked = console.seen.contains("Passphrase");
     assert!(!asked, "on the console, too: {:?}", console.seen);

@@ -178,7 +178,8 @@ impl Session {
 
     /// Says it.
     pub(crate) fn tell(&self, doubt: &Doubt) {
-        output::note(&format!("WARNING: {}", self.sentence(doubt)));
+        // Whoever types a passphrase has to know it.
+        prompt::Asker::TerminalOrAgents.tell(&format!("WARNING: {}", self.sentence(doubt)));
         let name = shell(&self.header_path);
         output::note(&format!(
             "If that was you, or cryptsetup for you: luksmith header bless {name}"
