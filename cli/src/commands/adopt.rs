@@ -313,10 +313,11 @@ impl Plan {
             shell(&entry.source)
         )];
         if let Some(fallback) = &change.fallback {
-            steps.push(format!(
-                "keep the initramfs of today as {}",
-                fallback::copy_of(&fallback.version)
-            ));
+            let copy = fallback::copy_of(&fallback.version);
+            steps.push(match change.goes_on && tree.has(&copy) {
+                true => format!("leave {copy} as it is, the initramfs from before the first time"),
+                false => format!("keep the initramfs of today as {copy}"),
+            });
             if let Some((title, _)) = &fallback.entry {
                 steps.push(format!(
                     "add \"{title}\" to GRUB's menu, which boots with it"

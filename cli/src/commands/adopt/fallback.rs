@@ -13,6 +13,8 @@ const MENU: &str = "/boot/grub/grub.cfg";
 /// What the menu reads besides, and no program writes.
 const CUSTOM: &str = "/boot/grub/custom.cfg";
 const FOLDER: &str = "luksmith";
+/// How the name of a copy ends that is not the second way in.
+const OF_TODAY: &str = ".of-today";
 const BEGIN: &str = "### BEGIN luksmith adopt";
 const END: &str = "### END luksmith adopt";
 const ID: &str = "luksmith-before";
@@ -41,9 +43,17 @@ impl Fallback {
         })
     }
 
-    /// Copies the initramfs.
-    pub(super) fn keep(&self, tree: &Tree) -> io::Result<()> {
-        tree.copy(&kernels::initramfs(&self.version), &copy_of(&self.version))
+    /// Copies the initramfs of today, and says where the copy is. If a second way in is there that must
+    /// stay, as what is in its place may be ours already, that is a copy for the time of this call.
+    pub(super) fn keep(&self, tree: &Tree, second_way_stays: bool) -> io::Result<String> {
+        drop_leftovers(tree)?;
+        let second_way = copy_of(&self.version);
+        let copy = match second_way_stays && tree.has(&second_way) {
+            true => format!("{second_way}{OF_TODAY}"),
+            false => second_way,
+        };
+        tree.copy(&kernels::initramfs(&self.version), &copy)?;
+        Ok(copy)
     }
 
     /// Adds the entry, in the place of an older one of ours.
@@ -55,9 +65,9 @@ impl Fallback {
         tree.replace(CUSTOM, &format!("{others}{BEGIN}\n{entry}{END}\n"))
     }
 
-    /// Puts the copy back in its place. The copy stays.
-    pub(super) fn put_back(&self, tree: &Tree) -> io::Result<()> {
-        tree.copy(&copy_of(&self.version), &kernels::initramfs(&self.version))
+    /// Puts a copy back in its place. The second way in stays.
+    pub(super) fn put_back(&self, tree: &Tree, copy: &str) -> io::Result<()> {
+        tree.copy(copy, &kernels::initramfs(&self.version))
     }
 
     /// How to boot it, for a person.
@@ -71,6 +81,15 @@ impl Fallback {
             ),
         }
     }
+}
+
+/// Removes the copies that were for the time of one call, also of one that came to no end.
+pub(super) fn drop_leftovers(tree: &Tree) -> io::Result<()> {
+    let folder = format!("/boot/{FOLDER}");
+    tree.names(&folder)
+        .iter()
+        .filter(|name| name.ends_with(OF_TODAY))
+        .try_for_each(|name| tree.remove(&format!("{folder}/{name}")))
 }
 
 /// Removes the entry and the copies; the names of the files that are gone.
@@ -225,13 +244,13 @@ initrd\t/luksmith/initrd.img-6.12.1-amd64
         tree.replace(CUSTOM, "menuentry 'mine' {\n}").unwrap();
         let fallback = Fallback::plan(&tree, version, "luksmith").unwrap();
         for _ in 0..2 {
-            fallback.keep(&tree).unwrap();
+            fallback.keep(&tree, false).unwrap();
             fallback.write_entry(&tree).unwrap();
         }
         let custom = tree.read(CUSTOM).unwrap();
         assert_eq!(custom.matches("menuentry '").count(), 2, "{custom}");
         tree.replace(&kernels::initramfs(version), "new").unwrap();
-        fallback.put_back(&tree).unwrap();
+        fallback.put_back(&tree, &copy_of(version)).unwrap();
         assert_eq!(tree.read(&kernels::initramfs(version)).unwrap(), "old");
         assert_eq!(forget(&tree).unwrap().len(), 2);
         assert_eq!(tree.read(CUSTOM).unwrap(), "menuentry 'mine' {\n}\n");

@@ -11,7 +11,10 @@
 //!     it alone, and the unit of systemd's generator does nothing
 //!  4. the initramfs — replaced by one rename, so it is the old one or the new one; the hooks read the
 //!     table, so this comes after 3
-//!  5. a look into it — if the volume could not be opened, 4 and 3 are taken back from the copies
+//!  5. a look into it — if the volume could not be opened, 4 and 3 are taken back
+//!
+//! Where all this was done before, the copy of 1 stays what it is, the initramfs from before the first time.
+//! What 5 puts back is another copy, of the initramfs as this call found it; it goes when the call ends.
 //!
 //! Back: the same, with one difference. After 3 the old initramfs opens the volume with us while the table
 //! does not say so: the generator still sees the volume open and keeps systemd's unit from asking.
@@ -67,7 +70,7 @@ impl Change {
         maker: &dyn Maker,
         done: &mut dyn FnMut(Step) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        self.prepare(tree, done).map_err(|failure| {
+        let kept = self.prepare(tree, done).map_err(|failure| {
             failure
                 .wrote("the machine boots as before; at most files were added that nothing needs")
         })?;
@@ -76,23 +79,27 @@ impl Change {
                 failure.wrote("the machine boots as before: crypttab was not changed")
             })?;
         done(Step::Table)?;
-        let made = self.make(tree, maker, done);
-        made.map_err(|failure| self.undo(tree, maker, failure))
+        if let Err(failure) = self.make(tree, maker, done) {
+            return Err(self.undo(tree, maker, kept.as_deref(), failure));
+        }
+        // One that stays takes room and no more: the next call drops it, too.
+        let _ = fallback::drop_leftovers(tree);
+        Ok(())
     }
 
+    /// Steps 1 and 2; where the initramfs of today was copied to.
     fn prepare(
         &self,
         tree: &Tree,
         done: &mut dyn FnMut(Step) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
-        if let Some(fallback) = &self.fallback
-            && !(self.goes_on && tree.has(&fallback::copy_of(&fallback.version)))
-        {
+    ) -> Result<Option<String>, Failure> {
+        let keep = |fallback: &Fallback| {
             let image = kernels::initramfs(&fallback.version);
             fallback
-                .keep(tree)
-                .map_err(|e| cannot(&format!("copy {image}"), &e))?;
-        }
+                .keep(tree, self.goes_on)
+                .map_err(|e| cannot(&format!("copy {image}"), &e))
+        };
+        let kept = self.fallback.as_ref().map(keep).transpose()?;
         if self.opener == Opener::Ours && !self.goes_on {
             tree.copy(crypttab::TABLE, &kept_table(&self.name))
                 .map_err(|e| cannot("copy /etc/crypttab", &e))?;
@@ -103,7 +110,8 @@ impl Change {
                 .write_entry(tree)
                 .map_err(|e| cannot("add the entry to GRUB's menu", &e))?;
         }
-        done(Step::Entry)
+        done(Step::Entry)?;
+        Ok(kept)
     }
 
     /// Exchanges the line in the table as it is now, whoever changed the rest of it.
@@ -154,17 +162,22 @@ impl Change {
     }
 
     /// Takes the table and the initramfs back, in the order in which they were not changed.
-    fn undo(&self, tree: &Tree, maker: &dyn Maker, failure: Failure) -> Failure {
-        let Some(fallback) = &self.fallback else {
+    fn undo(
+        &self,
+        tree: &Tree,
+        maker: &dyn Maker,
+        kept: Option<&str>,
+        failure: Failure,
+    ) -> Failure {
+        let (Some(fallback), Some(kept)) = (&self.fallback, kept) else {
             return failure;
         };
         let mut wrong = Vec::new();
-        // Of this kernel there is a copy, known to boot; it goes first, as the boot is decided by it.
-        if let Err(error) = fallback.put_back(tree) {
-            wrong.push(format!(
-                "{} could not be copied back: {error}",
-                fallback::copy_of(&fallback.version)
-            ));
+        // Of this kernel there is a copy; it goes first, as the boot is decided by it.
+        match fallback.put_back(tree, kept) {
+            // As above: the next call drops it, too.
+            Ok(()) => drop(fallback::drop_leftovers(tree)),
+            Err(error) => wrong.push(format!("{kept} could not be copied back: {error}")),
         }
         if let Err(other) = self.write_table(tree, &self.new, &self.old) {
             wrong.push(other.what.to_string());
@@ -190,7 +203,7 @@ impl Change {
             .command(format!("$EDITOR {}    # {}", crypttab::TABLE, self.old))
             .command(format!(
                 "cp {} {}",
-                shell(fallback::copy_of(&fallback.version)),
+                shell(kept),
                 shell(kernels::initramfs(&fallback.version))
             ))
     }
@@ -347,6 +360,7 @@ mod tests {
             let before = if there { "cryptsetup" } else { "luksmith" };
             let copy = world.tree.read(&fallback::copy_of(V)).unwrap();
             assert_eq!(copy, before, "the second way in, after an end at {stop:?}");
+            assert_eq!(world.tree.names("/boot/luksmith").len(), 1, "{stop:?}");
             let table = world.tree.read(crypttab::TABLE).unwrap();
             assert_eq!(table.contains("luksmith"), there, "{table}");
         }
@@ -366,6 +380,50 @@ mod tests {
             assert_eq!(world.tree.read(crypttab::TABLE).unwrap(), TABLE);
             let initramfs = world.tree.read(&kernels::initramfs(V)).unwrap();
             assert_eq!(initramfs, "cryptsetup of before", "{fails}");
+        }
+    }
+
+    /// Adopted long ago, and the machine boots well; `adopt` again, for another option, finds no room
+    /// in /boot. The initramfs that boots it is not the one from before the first time.
+    #[test]
+    fn a_second_call_that_fails_puts_back_the_initramfs_that_it_found() {
+        for (there, fails) in [true, false]
+            .into_iter()
+            .flat_map(|t| ["make", "look"].map(|f| (t, f)))
+        {
+            let world = match there {
+                true => world(TABLE, "cryptsetup"),
+                false => world(
+                    &TABLE.replacen("discard", "discard,luksmith", 1),
+                    "luksmith",
+                ),
+            };
+            let plan = |world: &World| if there { to_us(world) } else { back(world) };
+            plan(&world)
+                .apply(&world.tree, &hooks(None), &mut |_| Ok(()))
+                .unwrap();
+            let second_way = world.tree.read(&fallback::copy_of(V)).unwrap();
+            let table = world.tree.read(crypttab::TABLE).unwrap();
+            let image = kernels::initramfs(V);
+            world.tree.replace(&image, "what boots today").unwrap();
+            let mut again = plan(&world);
+            again.goes_on = true;
+            again.new = format!("{},tries=5", again.old);
+            // The other one would open it, as far as the look tells.
+            again.opener = match fails {
+                "look" => Opener::Nobody("as it should be".into()),
+                _ => again.opener,
+            };
+            let fails = Some(fails).filter(|f| *f == "make");
+            let failure = again
+                .apply(&world.tree, &hooks(fails), &mut |_| Ok(()))
+                .unwrap_err();
+            assert!(failure.to_string().contains("are as they were"));
+            assert_eq!(world.tree.read(&image).unwrap(), "what boots today");
+            assert_eq!(world.tree.read(crypttab::TABLE).unwrap(), table);
+            let kept = world.tree.read(&fallback::copy_of(V)).unwrap();
+            assert_eq!(kept, second_way, "the second way in");
+            assert_eq!(world.tree.names("/boot/luksmith").len(), 1);
         }
     }
 
