@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::authenticode::{authenticode_digest, image_section};
 use super::event::Event;
-use super::measure::{load_options_digest, measure};
+use super::measure::{load_options_digest, measure, systemd_command_line_digest};
 use super::predict::{Next, is_later_phase, predict};
 use super::replay::Standing;
 use super::subject::Subject;
@@ -22,6 +22,9 @@ const MEASURED_SECTIONS: &[&str] = &[
     ".pcrpkey", ".profile", ".dtbauto", ".hwids",
 ];
 const UNIFIED_PCR: u8 = 11;
+
+/// How a command line is measured.
+type Way = fn(HashAlg, &str) -> Vec<u8>;
 
 /// The files of the next boot, as its loaders would find them.
 pub trait BootFiles {
@@ -203,10 +206,12 @@ impl Course<'_> {
     }
 
     fn command_line(&mut self, event: &Event) -> Next {
-        let lines = self.files.command_lines().filter(|(this, _)| {
-            event.digest(self.bank) == Some(&load_options_digest(self.bank, this))
+        // Firmware gives the kernel a line with a zero at its end; that of GRUB has none.
+        let ways: [Way; 2] = [load_options_digest, systemd_command_line_digest];
+        let digest = self.files.command_lines().and_then(|(this, next)| {
+            let is_it = |way: &&Way| event.digest(self.bank) == Some(&way(self.bank, &this));
+            Some(ways.iter().find(is_it)?(self.bank, &next))
         });
-        let digest = lines.map(|(_, next)| load_options_digest(self.bank, &next));
         self.known(9, digest, "the kernel's command line")
     }
 

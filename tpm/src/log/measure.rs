@@ -14,15 +14,15 @@ pub fn measure(bank: HashAlg, content: &[u8]) -> Vec<u8> {
 }
 
 /// The digest of a kernel command line as the kernel's EFI stub measures it into PCR 9: as UTF-16
-/// with the zero at its end.
+/// with the zero at its end, if its loader gave it one.
 #[must_use]
 pub fn load_options_digest(bank: HashAlg, command_line: &str) -> Vec<u8> {
     let units = command_line.encode_utf16().chain([0]);
     measure(bank, &units.flat_map(u16::to_le_bytes).collect::<Vec<u8>>())
 }
 
-/// The digest of a kernel command line as systemd's boot loader and stub measure it into PCR 12: as
-/// UTF-16 without a zero at its end.
+/// The digest of a kernel command line as systemd's boot loader and stub measure it into PCR 12, and the
+/// kernel's stub what GRUB gave it into PCR 9: as UTF-16 without a zero at its end.
 #[must_use]
 pub fn systemd_command_line_digest(bank: HashAlg, command_line: &str) -> Vec<u8> {
     let units = command_line.encode_utf16();

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use luksmith_tpm::log::{
-    BootFiles, EventLog, Forecast, authenticode_digest, foresee, load_options_digest, measure,
+    BootFiles, EventLog, Forecast, authenticode_digest, foresee, measure,
+    systemd_command_line_digest,
 };
 use luksmith_tpm::{HashAlg, PcrValues};
 
@@ -106,7 +107,7 @@ fn by_grub(disk: &Disk) -> EventLog {
         started("", &disk.kernel),
         tagged(
             "LOADED_IMAGE::LoadOptions",
-            load_options_digest(BANK, &disk.command_line),
+            systemd_command_line_digest(BANK, &disk.command_line),
         ),
         tagged("Linux initrd", measure(BANK, &disk.initrd)),
     ])
