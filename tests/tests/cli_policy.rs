@@ -285,6 +285,37 @@ fn the_next_boot_is_foreseen_from_its_files() {
     assert!(err(&told).contains("luksmith tpm update"), "{}", err(&told));
 }
 
+#[test]
+fn what_new_firmware_measures_is_not_guessed() {
+    let bench = Bench::new();
+    let log = include_bytes!("../../tpm/tests/logs/direct.log");
+    std::fs::write(bench.path().join("log"), log).expect("a file");
+    let log = EventLog::parse(log).expect("a log");
+    for event in log.events().iter().filter(|event| event.extends()) {
+        let digest = event.digest(HashAlg::Sha256).expect("a digest");
+        measured(&bench.swtpm, event.pcr, digest);
+    }
+    let enroll = "tpm enroll volume --key-file key --auto --without-secure-boot --tpm2-pcrs=0+4+15=0 \
+                  --no-recovery-key --state-directory=state";
+    bench.run(enroll, b"").expect(0, "tpm enroll --auto");
+    let predict = "tpm predict --event-log=log --root=root --state-directory=state";
+    bench.run(predict, b"").expect(0, "all stays as it is");
+
+    // As fwupd leaves it.
+    let folder = bench.path().join("root/boot/efi/EFI/debian/fw");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    std::fs::write(folder.join("fwupd-1.cap"), "new").expect("a file");
+    let told = bench.run(predict, b"").expect(1, "it changes");
+    for part in [
+        "PCR 0 cannot be foreseen",
+        "an update of the firmware waits in root/boot/efi/EFI/debian/fw/fwupd-1.cap",
+        "luksmith tpm grace",
+    ] {
+        assert!(err(&told).contains(part), "{part}: {}", err(&told));
+    }
+    assert!(out(&told).contains("PCR 4: nothing new"), "{}", out(&told));
+}
+
 /// A PE image with one section.
 fn pe(content: &[u8]) -> Vec<u8> {
     let mut image = vec![0; 1024];

@@ -76,30 +76,68 @@ impl BootFiles for Machine {
     fn command_lines(&mut self) -> Option<(String, String)> {
         let line = String::from_utf8(self.read("proc/cmdline")?).ok()?;
         let line = line.trim_end_matches('\n').to_owned();
-        let next = self.for_next(&line);
+        let next = self
+            .line_of_grub(&line)
+            .unwrap_or_else(|| self.for_next(&line));
         Some((line, next))
     }
 }
 
-/// An update of the firmware that waits for the next boot, where fwupd leaves it: `EFI/*/fw/*.cap`.
+impl Machine {
+    /// What GRUB's configuration gives the next kernel, if GRUB started this one. `None` where it is not
+    /// there as it will be, but made of variables.
+    fn line_of_grub(&self, this: &str) -> Option<String> {
+        let kernel = this.strip_prefix("BOOT_IMAGE=")?.split(' ').next()?;
+        let kernel = self.for_next(kernel);
+        let configuration = ["boot/grub/grub.cfg", "boot/grub2/grub.cfg"];
+        let configuration = configuration.iter().find_map(|path| self.read(path))?;
+        let configuration = String::from_utf8(configuration).ok()?;
+        let words = configuration.lines().find_map(|line| {
+            let mut words = line.split_ascii_whitespace();
+            let command = words.next()?;
+            (["linux", "linuxefi"].contains(&command) && words.next()? == kernel).then_some(words)
+        })?;
+        let mut line = format!("BOOT_IMAGE={kernel}");
+        for word in words {
+            if word.contains(['$', '"', '\'', '\\']) {
+                return None;
+            }
+            line += " ";
+            line += word;
+        }
+        Some(line)
+    }
+}
+
+/// An update of the firmware that waits for the next boot: where fwupd leaves it for its own loader
+/// (`EFI/*/fw/*.cap`), and where the firmware itself looks (UEFI, 8.5.5: `EFI/UpdateCapsule`).
 pub(crate) fn waiting_firmware(args: &Args) -> Option<PathBuf> {
     capsule(&root(args))
 }
 
 fn capsule(root: &Path) -> Option<PathBuf> {
+    let files_in = |folder: PathBuf| {
+        let entries = fs::read_dir(folder).ok();
+        let paths = entries
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|file| file.path());
+        paths.filter(|path| path.is_file())
+    };
     let folders = FIRMWARE_FOLDERS
         .iter()
         .map(|folder| root.join(folder).join("EFI"));
-    let vendors = folders
+    folders
         .filter_map(|folder| fs::read_dir(folder).ok())
         .flatten()
-        .flatten();
-    let updates = vendors.filter_map(|vendor| fs::read_dir(vendor.path().join("fw")).ok());
-    updates
         .flatten()
-        .flatten()
-        .map(|file| file.path())
-        .find(|file| file.extension().is_some_and(|end| end == "cap"))
+        .find_map(|vendor| {
+            let to_the_firmware = vendor.file_name().eq_ignore_ascii_case("UpdateCapsule");
+            let mut of_fwupd = files_in(vendor.path().join("fw"));
+            let of_fwupd = of_fwupd.find(|file| file.extension().is_some_and(|end| end == "cap"));
+            of_fwupd.or_else(|| files_in(vendor.path()).next().filter(|_| to_the_firmware))
+        })
 }
 
 /// The folder below which the machine's files are.
@@ -190,12 +228,35 @@ mod tests {
     }
 
     #[test]
+    fn the_next_command_line_is_that_of_grubs_configuration() {
+        let next = |configuration: &str| {
+            let (_folder, mut machine) = machine(&[
+                ("boot/grub/grub.cfg", configuration),
+                ("proc/cmdline", "BOOT_IMAGE=/vmlinuz-6.12.9-amd64 ro\n"),
+            ]);
+            machine.command_lines().unwrap().1
+        };
+        // The first that starts this kernel; GRUB puts one space between words.
+        let entries = "\tlinux /vmlinuz-6.12.9-amd64 old\n\
+                       \tlinux\t/vmlinuz-6.12.38-amd64 root=/dev/vg/root ro  quiet \n\
+                       \tlinux /vmlinuz-6.12.38-amd64 ro single\n";
+        let line = "BOOT_IMAGE=/vmlinuz-6.12.38-amd64 root=/dev/vg/root ro quiet";
+        assert_eq!(next(entries), line);
+        // As it was, where only GRUB knows.
+        for unknown in ["", "linux /vmlinuz-6.12.38-amd64 root=$root quiet\n"] {
+            assert_eq!(next(unknown), "BOOT_IMAGE=/vmlinuz-6.12.38-amd64 ro");
+        }
+    }
+
+    #[test]
     fn an_update_of_the_firmware_is_seen_where_it_waits() {
         const PLACE: &str = "boot/efi/EFI/debian/fw/fwupd-5ffdbc0d.cap";
         let (folder, _machine) = machine(&[("boot/efi/EFI/debian/fw/readme", "")]);
         assert_eq!(capsule(folder.path()), None);
-        let (folder, _machine) = machine(&[(PLACE, "")]);
-        assert_eq!(capsule(folder.path()), Some(folder.path().join(PLACE)));
+        for place in [PLACE, "boot/efi/EFI/UpdateCapsule/fwupd-5ffdbc0d.cap"] {
+            let (folder, _machine) = machine(&[(place, "")]);
+            assert_eq!(capsule(folder.path()), Some(folder.path().join(place)));
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use luksmith_tpm::{HashAlg, IDENTITY_PCR, PcrSelection, Tpm};
 use nix::sys::utsname::uname;
 use serde_json::json;
 
-use super::boot_files::{Machine, newest_kernel, root};
+use super::boot_files::{Machine, newest_kernel, root, waiting_firmware};
 use super::update::beside;
 use super::{Allowed, MachinePolicy};
 use crate::args::Args;
@@ -16,6 +16,9 @@ use crate::event_log;
 use crate::hint::Failure;
 use crate::output;
 use crate::tpm_device;
+
+/// What the firmware measures of itself, its settings and its drivers (PFP, 3.3.4).
+const FIRMWARE_PCRS: std::ops::RangeInclusive<u8> = 0..=3;
 
 /// Runs the verb.
 pub(crate) fn predict(args: &Args) -> Result<(), Failure> {
@@ -91,6 +94,7 @@ pub(crate) fn next_boots(
     let now = tpm
         .read_pcrs(&selection)
         .map_err(|error| errors::tpm(&error))?;
+    let firmware = waiting_firmware(args);
     let newest = args.text("kernel").or_else(|| newest_kernel(&root));
     let mut kernels = vec![running.clone()];
     kernels.extend(newest.filter(|newest| *newest != running));
@@ -100,8 +104,16 @@ pub(crate) fn next_boots(
             running: running.clone(),
             next: kernel.clone(),
         };
-        let forecast = foresee(&log, &now, &mut files)
+        let mut forecast = foresee(&log, &now, &mut files)
             .map_err(|error| Failure::usage(error.to_string()).no_disk())?;
+        if let Some(update) = &firmware {
+            let why = format!("an update of the firmware waits in {}", update.display());
+            for pcr in FIRMWARE_PCRS {
+                if forecast.values.remove(&pcr).is_some() {
+                    forecast.unforeseeable.insert(pcr, why.clone());
+                }
+            }
+        }
         Ok((kernel, forecast))
     };
     kernels.into_iter().map(of).collect()
