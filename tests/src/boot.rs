@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
@@ -98,6 +98,45 @@ impl Image {
         initrd
     }
 
+    /// A disk with an EFI system partition, shim, GRUB, and a `/boot` with the image's kernel and this
+    /// initramfs.
+    ///
+    /// # Panics
+    /// If the recipe fails.
+    #[must_use]
+    pub fn boot_disk(&self, initrd: &Path) -> PathBuf {
+        let disk = self.file("boot.img");
+        let parts = [self.folder.path(), initrd, &disk];
+        recipe("vm-images/boot-disk", parts);
+        disk
+    }
+
+    /// The release of its kernel.
+    ///
+    /// # Panics
+    /// If the image does not say it.
+    #[must_use]
+    pub fn release(&self) -> String {
+        let release = fs::read_to_string(self.file("release")).expect("the release of the kernel");
+        release.trim().to_owned()
+    }
+
+    /// Puts a package of the newest kernel on the disk of the second volume, in its place. Gives its length.
+    ///
+    /// # Panics
+    /// If the recipe fails.
+    #[must_use]
+    pub fn put_newer_kernel(&self) -> usize {
+        let package = self.file("kernel.deb");
+        recipe("vm-images/kernel-package", [Path::new("newest"), &package]);
+        let mut package = fs::read(package).expect("the package");
+        let length = package.len();
+        // A disk is made of whole sectors.
+        package.resize(length.next_multiple_of(512), 0);
+        fs::write(self.file("data.luks"), package).expect("the package is on the disk");
+        length
+    }
+
     /// What `dumpe2fs -h` says of the file system on a volume.
     ///
     /// # Panics
@@ -133,6 +172,16 @@ impl Image {
     }
 }
 
+/// Runs a script of the project.
+fn recipe<const N: usize>(script: &str, arguments: [&Path; N]) {
+    let done = Command::new(crate::project().join(script))
+        .args(arguments)
+        .output()
+        .expect("the script starts");
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{script}: {said}");
+}
+
 /// The folder with the image of this program and this recipe, which is built if it is not there.
 fn built() -> PathBuf {
     let images = crate::vm::target().join("boot-images");
@@ -165,7 +214,7 @@ fn built() -> PathBuf {
 fn state() -> String {
     let script = r#"
         { sha256sum <"$1"
-          find vm-images/root-image vm-images/root-tree vm-images/manifest vm-images/cache/*/lock boot udev -type f |
+          find vm-images/root-image vm-images/root-tree vm-images/few-modules vm-images/manifest vm-images/cache/*/lock boot udev -type f |
               LC_ALL=C sort | xargs sha256sum; } | sha256sum | cut -c1-16"#;
     let done = Command::new("sh")
         .args(["-euc", script, "sh"])

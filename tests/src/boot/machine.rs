@@ -18,6 +18,9 @@ pub struct Boot<'a> {
     pub append: &'a str,
     /// Another initramfs than the image's.
     pub initrd: Option<&'a Path>,
+    /// A disk that the firmware starts the machine from ([`Image::boot_disk`]): kernel, initramfs and command
+    /// line are what is on it.
+    pub from_disk: Option<&'a Path>,
     /// A folder with the state of a TPM, which the machine has; a new one in an empty folder.
     pub tpm: Option<&'a Path>,
     /// What the machine is built on.
@@ -33,6 +36,8 @@ pub enum Board {
     /// A q35 with OVMF, which measures itself, the kernel, the initramfs and the command line; its
     /// TPM is a `tpm-crb`. Ten seconds more.
     Uefi,
+    /// The same with Secure Boot, and the keys of a machine as it is sold.
+    SecureBoot,
 }
 
 impl Board {
@@ -41,10 +46,17 @@ impl Board {
         if self == Self::Pc {
             return Vec::new();
         }
+        let (code, vars) = match self {
+            Self::SecureBoot => (".secboot", ".ms"),
+            _ => ("", ""),
+        };
         // Newer releases have the larger one only.
         let (code, empty) = ["_4M", ""]
             .map(|size| {
-                ["CODE", "VARS"].map(|part| format!("/usr/share/OVMF/OVMF_{part}{size}.fd"))
+                [
+                    format!("/usr/share/OVMF/OVMF_CODE{size}{code}.fd"),
+                    format!("/usr/share/OVMF/OVMF_VARS{size}{vars}.fd"),
+                ]
             })
             .map(|[code, vars]| (code, vars))
             .into_iter()
@@ -54,20 +66,28 @@ impl Board {
         if !vars.exists() {
             fs::copy(empty, &vars).expect("the variables are copied");
         }
-        vec![
-            "-machine".to_owned(),
-            "q35".to_owned(),
+        let mut options = vec!["-machine".to_owned()];
+        if self == Self::SecureBoot {
+            // Only the firmware itself may write its variables.
+            options.push("q35,smm=on".to_owned());
+            options.push("-global".to_owned());
+            options.push("driver=cfi.pflash01,property=secure,value=on".to_owned());
+        } else {
+            options.push("q35".to_owned());
+        }
+        options.extend([
             "-drive".to_owned(),
             format!("if=pflash,format=raw,readonly=on,file={code}"),
             "-drive".to_owned(),
             format!("if=pflash,format=raw,file={}", vars.display()),
-        ]
+        ]);
+        options
     }
 
     fn tpm(self) -> &'static str {
         match self {
             Self::Pc => "tpm-tis",
-            Self::Uefi => "tpm-crb",
+            Self::Uefi | Self::SecureBoot => "tpm-crb",
         }
     }
 }
@@ -94,29 +114,23 @@ impl Image {
             .args(
                 "-accel tcg -cpu max -smp 1 -m 768 -nodefaults -display none -no-reboot".split(' '),
             )
-            .args("-nic none -serial stdio -device virtio-rng-pci".split(' '))
-            .arg("-kernel")
-            .arg(self.file("vmlinuz"))
-            .arg("-initrd")
-            .arg(
-                boot.initrd
-                    .map_or_else(|| self.file("initrd"), Path::to_owned),
-            )
-            .args(["-append", &append]);
+            .args("-nic none -serial stdio -device virtio-rng-pci".split(' '));
+        if let Some(disk) = boot.from_disk {
+            add_disk(&mut qemu, "boot", disk, "");
+        } else {
+            let initrd = boot
+                .initrd
+                .map_or_else(|| self.file("initrd"), Path::to_owned);
+            qemu.arg("-kernel").arg(self.file("vmlinuz"));
+            qemu.arg("-initrd").arg(initrd).args(["-append", &append]);
+        }
         for (disk, more) in [
             ("root.luks", ""),
             ("data.luks", ""),
             ("job", ",readonly=on"),
         ] {
             let id = disk.split('.').next().unwrap_or(disk);
-            let file = self.file(disk);
-            qemu.arg("-drive")
-                .arg(format!(
-                    "file={},format=raw,if=none,id={id},cache=unsafe{more}",
-                    file.display()
-                ))
-                .arg("-device")
-                .arg(format!("virtio-blk-pci,drive={id},serial={id}"));
+            add_disk(&mut qemu, id, &self.file(disk), more);
         }
         let swtpm = boot
             .tpm
@@ -145,6 +159,16 @@ impl Image {
             looked_at: 0,
         }
     }
+}
+
+fn add_disk(qemu: &mut Command, id: &str, file: &Path, more: &str) {
+    qemu.arg("-drive")
+        .arg(format!(
+            "file={},format=raw,if=none,id={id},cache=unsafe{more}",
+            file.display()
+        ))
+        .arg("-device")
+        .arg(format!("virtio-blk-pci,drive={id},serial={id}"));
 }
 
 /// A TPM of a machine, switched off when it is dropped.

@@ -81,6 +81,7 @@ fn the_tpm_opens_the_root_of_this_machine_and_of_no_other() {
             initrd: Some(&initrd),
             tpm: Some(tpm.path()),
             board: Board::Uefi,
+            ..Boot::default()
         })
     };
     let disk = "/dev/disk/by-id/virtio-root";
