@@ -37,7 +37,10 @@ fn the_policy_of_the_machine_changes_without_a_touch_of_the_header() {
     bench.run(&forced, b"").expect(0, "tpm enroll --auto");
     let before = std::fs::read(bench.path().join("volume")).expect("the volume");
     let open = "open --test-passphrase volume --token-only";
-    bench.run(open, b"").expect(2, "a volume is open");
+    let shut = bench.run(open, b"").expect(2, "a volume is open");
+    let why = "the slot opens only before that";
+    assert!(err(&shut).contains(why), "{}", err(&shut));
+    assert!(!err(&shut).contains("bind the TPM anew"), "{}", err(&shut));
     bench.swtpm.restart();
     bench.extend(7);
     bench
@@ -128,6 +131,25 @@ fn the_policy_of_the_machine_changes_without_a_touch_of_the_header() {
     new_firmware(&mut bench.swtpm);
     bench.run(open, b"").expect(0, "as it is from now on");
     bench.run(open, b"").expect(0, "and not once");
+    // A write that was cut off when the TPM had it and the file did not is seen, and put right.
+    let file = bench.path().join("state/policy.json");
+    let before_it = std::fs::read(&file).expect("the policy");
+    bench.run(grace, b"").expect(0, "tpm grace");
+    std::fs::write(&file, &before_it).expect("put back");
+    let told = bench.run("tpm grace --withdraw --state-directory=state", b"");
+    let told = told.expect(0, "tpm grace --withdraw");
+    assert!(out(&told).contains("is withdrawn"), "{}", out(&told));
+    bench.run(grace, b"").expect(0, "tpm grace");
+    std::fs::write(&file, &before_it).expect("put back");
+    let told = bench.run(drop, b"").expect(0, "tpm update --only-drop");
+    assert!(out(&told).contains("this boot alone"), "{}", out(&told));
+    bench.swtpm.restart();
+    bench.run(open, b"").expect(2, "no grace is left");
+    new_firmware(&mut bench.swtpm);
+    bench
+        .run(open, b"")
+        .expect(0, "and the policy is as it was");
+
     // Its file lost, its key is not overwritten: it is the only way to the index.
     let lost = bench.path().join("state/policy.json");
     let policy = std::fs::read(&lost).expect("the policy");

@@ -55,6 +55,8 @@ pub(super) struct Row {
     read: Result<Form, TpmError>,
     /// What stands in the way now, or nothing.
     pub(super) obstacle: Option<String>,
+    /// That it is only because a volume is open already.
+    pub(super) too_late: bool,
 }
 
 /// What a token says, in either form.
@@ -135,11 +137,16 @@ impl Row {
             CLEVIS_KIND => ClevisTpm2::parse(token).map(Form::Clevis),
             _ => return None,
         };
+        let mut too_late = false;
         let obstacle = match (&read, tpm) {
             (Err(error), _) => Some(error.to_string()),
             (Ok(_), None) => Some("no TPM".to_owned()),
             (Ok(read), Some(tpm)) => read.check(tpm, files).err().map(|error| match error {
                 TpmError::PolicyMismatch { detail } => detail,
+                TpmError::TooLate { .. } => {
+                    too_late = true;
+                    error.to_string()
+                }
                 other => other.to_string(),
             }),
         };
@@ -149,12 +156,8 @@ impl Row {
             slots: token.keyslots.clone(),
             read,
             obstacle,
+            too_late,
         })
-    }
-
-    /// The PCRs that it is bound to.
-    pub(super) fn pcrs(&self) -> Vec<u8> {
-        self.read.as_ref().map(Form::pcrs).unwrap_or_default()
     }
 
     pub(super) fn by_presence(&self) -> bool {

@@ -187,9 +187,9 @@ pub(super) const VERBS: &[Verb] = &[
         name: "tpm grace",
         also: &[],
         about: "Let one boot differ from what the policy of this machine foresees: before new firmware",
-        more: "The TPM opens the volumes once by it, with any value of the PCRs that are named with --tpm2-pcrs \
-               (all of the policy, unless told otherwise), and never again. Whoever steals the machine before \
-               that can use it. After that boot tpm update --only-drop, which a service runs, takes its values.",
+        more: "The TPM opens one volume by it, once, with any value of the PCRs that are named with --tpm2-pcrs \
+               (all of the policy, unless told otherwise), and never again; for others the next boot asks. \
+               Whoever steals the machine before that can use it. After that boot tpm update --only-drop, which a service runs, takes its values.",
         positionals: &[],
         options: &[&[
             "tpm2-device",

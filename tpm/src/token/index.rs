@@ -170,10 +170,19 @@ impl PcrlockPolicy {
     /// stands in its place, which is left alone; those of talking to the TPM.
     pub fn revoke(&self, tpm: &mut dyn Tpm) -> Result<(), TpmError> {
         let index = self.index.as_ref().ok_or(NO_INDEX)?;
-        if tpm.nv_public(index.index)?.name() != index.name() {
-            return Err(TpmError::PolicyMismatch {
-                detail: format!("NV index {:#010x} is another one", index.index),
-            });
+        match tpm.nv_public(index.index) {
+            Ok(found) if found.name() == index.name() => {}
+            Ok(_) => {
+                return Err(TpmError::PolicyMismatch {
+                    detail: format!("NV index {:#010x} is another one", index.index),
+                });
+            }
+            // By an attempt that may have been cut off after that.
+            Err(gone @ TpmError::NoSuchIndex { .. }) => {
+                super::kept::clear(tpm, index)?;
+                return Err(gone);
+            }
+            Err(other) => return Err(other),
         }
         // The one that counts goes first.
         tpm.nv_undefine(index.index)?;

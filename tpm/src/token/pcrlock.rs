@@ -13,9 +13,11 @@ use serde_json::Value;
 
 use super::grace::Grace;
 use super::json::{Members, damaged, hex, pcr};
+use super::policy::too_late;
 use super::signatures::numbers;
 use crate::error::TpmError;
 use crate::hash::{Digest, HashAlg};
+use crate::measure::IDENTITY_PCR;
 use crate::pcr::{PcrSelection, PcrValues};
 use crate::policy::{Assertion, MAX_BRANCHES, NvReader, Policy};
 use crate::tpm::{NvAuth, Tpm};
@@ -155,7 +157,7 @@ impl PcrlockPolicy {
     /// # Errors
     /// [`TpmError::StalePolicy`] if the index holds another policy; [`TpmError::PolicyMismatch`]
     /// if a PCR has a value that is not foreseen, or the index is another one than `index`;
-    /// [`TpmError::NoSuchIndex`].
+    /// [`TpmError::TooLate`] if that is only since a volume is open; [`TpmError::NoSuchIndex`].
     pub(super) fn fulfilled(
         &self,
         tpm: &mut dyn Tpm,
@@ -177,6 +179,9 @@ impl PcrlockPolicy {
         {
             return self.foreseen(value_of, true);
         }
+        if unforeseen == [IDENTITY_PCR] && self.only_before_a_volume_is_open() {
+            return Err(too_late());
+        }
         if !unforeseen.is_empty() {
             return Err(TpmError::PolicyMismatch {
                 detail: format!(
@@ -188,10 +193,30 @@ impl PcrlockPolicy {
         self.foreseen(value_of, false)
     }
 
+    fn only_before_a_volume_is_open(&self) -> bool {
+        let values = &self.allowed[&IDENTITY_PCR];
+        values.iter().flatten().all(|byte| *byte == 0)
+    }
+
     /// What an index holds in which this policy is in force.
     pub(super) fn contents(&self) -> Result<Vec<u8>, TpmError> {
         let digest = Policy::new(self.foreseen(|_| 0, false)?).digest()?;
         Ok([&HashAlg::Sha256.id().to_be_bytes()[..], &digest.0].concat())
+    }
+
+    /// Whether it is what its index has in force.
+    ///
+    /// # Errors
+    /// [`TpmError::Misuse`] for a policy without an index; [`TpmError::NoSuchIndex`]; [`TpmError::PolicyMismatch`]
+    /// if the index is another one; [`TpmError::IndexRefused`] if nothing was written to it yet; those of talking
+    /// to the TPM.
+    pub fn is_in_force(&self, tpm: &mut dyn Tpm) -> Result<bool, TpmError> {
+        let index = self.index.as_ref().ok_or(super::index::NO_INDEX)?;
+        match self.check_index(tpm, index) {
+            Ok(()) => Ok(true),
+            Err(TpmError::StalePolicy { .. }) => Ok(false),
+            Err(other) => Err(other),
+        }
     }
 
     /// Whether the index is the one, and holds this policy.

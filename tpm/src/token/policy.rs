@@ -294,11 +294,7 @@ impl SystemdTpm2 {
             let head = &heads[part.min(heads.len() - 1)];
             match self.settled(head, files, &tail, expected) {
                 Err(TpmError::PolicyMismatch { .. }) if self.fitted_before(tpm, files, bank)? => {
-                    return Err(TpmError::TooLate {
-                        detail: format!(
-                            "a volume key was measured into PCR {IDENTITY_PCR}, and the slot opens only before that"
-                        ),
-                    });
+                    return Err(too_late());
                 }
                 done => settled.push(done?),
             }
@@ -350,5 +346,13 @@ impl SystemdTpm2 {
         Err(TpmError::PolicyMismatch {
             detail: format!("PCR {} have other values", numbers(&self.pcrs)),
         })
+    }
+}
+
+pub(super) fn too_late() -> TpmError {
+    TpmError::TooLate {
+        detail: format!(
+            "a volume key was measured into PCR {IDENTITY_PCR}, and the slot opens only before that"
+        ),
     }
 }

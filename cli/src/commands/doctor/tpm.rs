@@ -266,7 +266,7 @@ fn of_slot(name: &str, path: &str, row: &Row) -> Finding {
     let token = format!("{name}: token {}", row.number);
     match &row.obstacle {
         // As it has to be, once a volume was opened; only the next boot can tell.
-        Some(_) if row.pcrs().contains(&IDENTITY_PCR) => finding(
+        Some(_) if row.too_late => finding(
             "tpm-slots",
             Weight::Good,
             format!(

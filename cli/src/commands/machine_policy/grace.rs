@@ -13,12 +13,12 @@ use crate::tpm_device;
 
 /// Runs the verb.
 pub(crate) fn grace(args: &Args) -> Result<(), Failure> {
-    let mut machine = MachinePolicy::read(args)?;
+    let mut tpm = tpm_device::connect(args)?;
+    let mut machine = MachinePolicy::read(args, &mut tpm)?;
     if args.flag("withdraw") {
-        let mut tpm = tpm_device::connect(args)?;
         return match machine.policy.grace() {
-            None => output::text("There is no grace.\n"),
-            Some(_) => {
+            None if machine.settled => output::text("There is no grace.\n"),
+            _ => {
                 let allowed = machine.policy.allowed().clone();
                 machine.put(&mut tpm, allowed)?;
                 output::text("The grace is withdrawn.\n")
@@ -38,14 +38,13 @@ pub(crate) fn grace(args: &Args) -> Result<(), Failure> {
         args,
         &[
             format!(
-                "One boot may open the volumes of this machine with any value of PCR {}.",
+                "One boot may open a volume of this machine with any value of PCR {}.",
                 listed(&free)
             ),
-            "Until then whoever steals the machine can have it boot what he likes, and open them."
+            "Until then whoever steals the machine can have it boot what he likes, and open one."
                 .to_owned(),
         ],
     )?;
-    let mut tpm = tpm_device::connect(args)?;
     let policy = machine
         .policy
         .clone()

@@ -50,14 +50,18 @@ type Allowed = BTreeMap<u8, Vec<Vec<u8>>>;
 /// The policy, and the right to change it.
 struct MachinePolicy {
     folder: PathBuf,
+    /// What the TPM has in force; else what the file says.
     policy: PcrlockPolicy,
+    /// Whether the file says what is in force. A write may have been cut off between the TPM and the file, or the
+    /// root put back from a copy; then something may be in force that nobody knows of.
+    settled: bool,
     writer: WriterKey,
     /// Hooks of several packages may run at the same time.
     _lock: Flock<File>,
 }
 
 impl MachinePolicy {
-    fn read(args: &Args) -> Result<Self, Failure> {
+    fn read(args: &Args, tpm: &mut dyn Tpm) -> Result<Self, Failure> {
         let folder = state::folder(args);
         let file = folder.join(POLICY);
         // Says what is missing, where there is not even a folder to lock.
@@ -65,16 +69,33 @@ impl MachinePolicy {
             read(&file)?;
         }
         let lock = lock(&folder)?;
-        let policy = read(&file)?;
-        if policy.index().is_none() {
+        let said = read(&file)?;
+        let Some(index) = said.index().cloned() else {
             let what = format!("{} names no NV index", shell(&file));
             return Err(Failure::usage(what).no_disk());
-        }
+        };
         let secret = Source::bytes_of(&folder.join(WRITER))?;
         let writer = WriterKey::from_secret(secret).map_err(|error| errors::tpm(&error))?;
+        let settled = said.is_in_force(tpm);
+        let kept = PcrlockPolicy::kept(tpm, &index);
+        let (settled, policy) = match (settled, kept) {
+            (Ok(false), Ok(Some(kept))) => (false, kept),
+            (Ok(settled), Ok(_)) => (settled, said),
+            // What was to be done with the index says what is wrong with it.
+            (
+                Err(
+                    TpmError::NoSuchIndex { .. }
+                    | TpmError::IndexRefused { .. }
+                    | TpmError::PolicyMismatch { .. },
+                ),
+                _,
+            ) => (false, said),
+            (Err(error), _) | (_, Err(error)) => return Err(errors::tpm(&error)),
+        };
         Ok(Self {
             folder,
             policy,
+            settled,
             writer,
             _lock: lock,
         })
@@ -95,6 +116,7 @@ impl MachinePolicy {
     fn put_policy(&mut self, tpm: &mut dyn Tpm, policy: PcrlockPolicy) -> Result<(), Failure> {
         put(&self.folder.join(POLICY), &policy, tpm, &self.writer)?;
         self.policy = policy;
+        self.settled = true;
         Ok(())
     }
 }
@@ -159,7 +181,7 @@ pub(super) fn provide(
 }
 
 /// First the file, beside the old one; then the TPM, from which moment it counts; then in place of
-/// the old one. Cut off in between, the next update puts both right.
+/// the old one. Cut off in between, [`MachinePolicy::read`] sees it and the next verb puts both right.
 fn put(
     file: &Path,
     policy: &PcrlockPolicy,

@@ -22,11 +22,12 @@ const FIRMWARE_PCRS: std::ops::RangeInclusive<u8> = 0..=3;
 
 /// Runs the verb.
 pub(crate) fn predict(args: &Args) -> Result<(), Failure> {
-    let mut machine = MachinePolicy::read(args)?;
     let mut tpm = tpm_device::connect(args)?;
+    let mut machine = MachinePolicy::read(args, &mut tpm)?;
     let outlook = outlook(args, &mut tpm, &machine)?;
     let before = machine.policy.allowed().clone();
-    if outlook.allowed != before && !args.flag("dry-run") {
+    let unsettled = outlook.allowed != before || !machine.settled;
+    if unsettled && !args.flag("dry-run") {
         let policy = machine.policy.clone().with_allowed(outlook.allowed.clone());
         machine.put_policy(&mut tpm, policy.map_err(|error| errors::tpm(&error))?)?;
     }

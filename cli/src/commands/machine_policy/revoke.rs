@@ -15,7 +15,8 @@ use crate::tpm_device;
 
 /// Runs the verb. The index goes before the files: cut off in between, the next attempt finds them still.
 pub(crate) fn revoke(args: &Args) -> Result<(), Failure> {
-    let machine = MachinePolicy::read(args)?;
+    let mut tpm = tpm_device::connect(args)?;
+    let machine = MachinePolicy::read(args, &mut tpm)?;
     confirm(
         args,
         &[
@@ -25,7 +26,6 @@ pub(crate) fn revoke(args: &Args) -> Result<(), Failure> {
                 .to_owned(),
         ],
     )?;
-    let mut tpm = tpm_device::connect(args)?;
     match machine.policy.revoke(&mut tpm) {
         // By an attempt that was cut off, or with the whole TPM.
         Ok(()) | Err(TpmError::NoSuchIndex { .. }) => {}

@@ -22,8 +22,8 @@ const PHASES_PCR: u8 = 11;
 
 /// Runs the verb.
 pub(crate) fn update(args: &Args) -> Result<(), Failure> {
-    let mut machine = MachinePolicy::read(args)?;
     let mut tpm = tpm_device::connect(args)?;
+    let mut machine = MachinePolicy::read(args, &mut tpm)?;
     let now = at_unlock(args, &mut tpm, machine.policy.bank(), &machine.pcrs())?;
     let before = machine.policy.allowed();
     let unforeseen: Vec<u8> = now
@@ -43,7 +43,7 @@ pub(crate) fn update(args: &Args) -> Result<(), Failure> {
             .hint("if the change was yours, take this boot for the policy")
             .command("luksmith tpm update"));
         }
-        let alone = before.values().all(|values| values.len() == 1);
+        let alone = machine.settled && before.values().all(|values| values.len() == 1);
         if alone && unforeseen.is_empty() && machine.policy.grace().is_none() {
             return output::text("The policy has no other values than those of this boot.\n");
         }
@@ -133,9 +133,8 @@ pub(super) fn beside(
         values.truncate(MAX_BRANCHES);
     }
     loop {
-        let index = policy.index().cloned().expect("it was read with one");
-        let wanted = PcrlockPolicy::new(policy.bank(), allowed.clone(), index)
-            .map_err(|error| errors::tpm(&error))?;
+        let wanted = policy.clone().with_allowed(allowed.clone());
+        let wanted = wanted.map_err(|error| errors::tpm(&error))?;
         let longest = allowed.values_mut().max_by_key(|values| values.len());
         match longest {
             Some(values) if values.len() > 2 && !wanted.fits_in_tpm() => {
