@@ -26,6 +26,7 @@ mod session;
 mod state;
 mod tpm_device;
 mod verbs;
+mod whole_file;
 
 use std::process::ExitCode;
 

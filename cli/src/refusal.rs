@@ -3,9 +3,7 @@
 //! Who types a recovery key at boot sees the reason for a moment only. So it is kept until the slot is bound
 //! anew: `status` and `doctor` tell it with the command that does so, and `open` offers it.
 
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use luksmith_tpm::token::{CLEVIS_KIND, SystemdTpm2};
@@ -14,6 +12,7 @@ use serde_json::{Value, json};
 use crate::hint::shell;
 use crate::output;
 use crate::session::Session;
+use crate::whole_file;
 
 /// Beside what is known of open volumes; gone with the next start of the machine.
 const FOLDER: &str = "/run/luksmith/.refused";
@@ -99,7 +98,7 @@ pub(crate) fn keep(session: &Session) {
         return forget(uuid);
     }
     let rows: Vec<Value> = refusals.iter().map(Refusal::json).collect();
-    if let Err(error) = write(&file(uuid), Value::from(rows).to_string().as_bytes()) {
+    if let Err(error) = whole_file::write(&file(uuid), Value::from(rows).to_string().as_bytes()) {
         output::note(&format!(
             "note: 'luksmith status' will not know what the TPM refused: {FOLDER}: {error}"
         ));
@@ -138,22 +137,6 @@ fn read(file: &Path) -> Vec<Refusal> {
 fn file(uuid: &str) -> PathBuf {
     // A UUID comes from a disk and must not lead anywhere.
     Path::new(FOLDER).join(format!("{}.json", uuid.replace(['/', '.'], "_")))
-}
-
-fn write(file: &Path, bytes: &[u8]) -> io::Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(FOLDER)?;
-    let unfinished = file.with_extension("new");
-    OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&unfinished)?
-        .write_all(bytes)?;
-    fs::rename(&unfinished, file)
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use crate::passphrase::Source;
 use crate::prompt;
 use crate::state;
 use crate::tpm_device;
+use crate::whole_file;
 
 /// The file with the authorization, in the folder of the state.
 const KEPT: &str = "lockout.key";
@@ -308,7 +309,7 @@ fn keep(path: &Path, letters: &SecretBytes) -> io::Result<()> {
         Ok::<(), CryptoError>(())
     })
     .map_err(io::Error::other)?;
-    state::write(path, line.expose())
+    whole_file::write(path, line.expose())
 }
 
 #[cfg(test)]

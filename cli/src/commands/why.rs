@@ -20,6 +20,7 @@ use crate::output;
 use crate::session::Session;
 use crate::state;
 use crate::tpm_device;
+use crate::whole_file;
 
 /// Runs the verb.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
@@ -73,7 +74,7 @@ pub(super) fn remember(
     }
     let file = memory(args, session, slot);
     let kept = measured(args, tpm, bank, pcrs).and_then(|now| {
-        state::write(&file, now.to_json().to_string().as_bytes())
+        whole_file::write(&file, now.to_json().to_string().as_bytes())
             .map_err(|error| Failure::usage(format!("{}: {error}", file.display())))
     });
     if let Err(failure) = kept {

@@ -1,14 +1,12 @@
 //! The file tree of a machine: this one, or another below a folder (`--root`).
-//!
-//! A file is replaced whole or not at all: the new one is written beside it, is on the disk before it
-//! gets the name, and the name is on the disk before the next step begins.
 
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use crate::whole_file;
 
 /// A machine's files.
 pub(super) struct Tree {
@@ -73,64 +71,23 @@ impl Tree {
 
     /// Puts a text in the place of a file, with its owner and mode, or makes a new one for root alone.
     pub(super) fn replace(&self, file: &str, text: &str) -> io::Result<()> {
-        self.put(file, &mut text.as_bytes(), self.path(file).metadata().ok())
+        let path = self.path(file);
+        let like = path.metadata().ok();
+        whole_file::replace(&path, &mut text.as_bytes(), like.as_ref())
     }
 
     /// Copies a file over another, with its owner and mode.
     pub(super) fn copy(&self, from: &str, to: &str) -> io::Result<()> {
         let mut source = File::open(self.path(from))?;
         let like = source.metadata()?;
-        self.put(to, &mut source, Some(like))
-    }
-
-    fn put(
-        &self,
-        file: &str,
-        content: &mut dyn io::Read,
-        like: Option<fs::Metadata>,
-    ) -> io::Result<()> {
-        let path = self.path(file);
-        if fs::symlink_metadata(&path).is_ok_and(|m| m.file_type().is_symlink()) {
-            return Err(io::Error::other(
-                "it is a symbolic link, which would be replaced by a file",
-            ));
-        }
-        let folder = path.parent().unwrap_or(&self.root).to_path_buf();
-        make_folder(&folder)?;
-        let mut name = path.file_name().unwrap_or_default().to_os_string();
-        name.push(".luksmith-new");
-        let beside = path.with_file_name(name);
-        let mut new = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&beside)?;
-        let written = (|| {
-            io::copy(content, &mut new)?;
-            if let Some(like) = like {
-                fchown(&new, Some(like.uid()), Some(like.gid()))?;
-                new.set_permissions(fs::Permissions::from_mode(like.mode() & 0o7777))?;
-            }
-            new.flush()?;
-            new.sync_all()?;
-            fs::rename(&beside, &path)
-        })();
-        if let Err(error) = written {
-            // What stays of it is in nobody's way; the error is what matters.
-            let _ = fs::remove_file(&beside);
-            return Err(error);
-        }
-        sync_folder(&folder)
+        whole_file::replace(&self.path(to), &mut source, Some(&like))
     }
 
     /// Removes a file, if it is there.
     pub(super) fn remove(&self, file: &str) -> io::Result<()> {
-        let path = self.path(file);
-        match fs::remove_file(&path) {
+        match whole_file::remove(&self.path(file)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
-            Ok(()) => path.parent().map_or(Ok(()), sync_folder),
+            removed => removed,
         }
     }
 
@@ -160,20 +117,10 @@ impl Tree {
     }
 }
 
-fn make_folder(folder: &Path) -> io::Result<()> {
-    if folder.is_dir() {
-        return Ok(());
-    }
-    fs::create_dir_all(folder)?;
-    folder.parent().map_or(Ok(()), sync_folder)
-}
-
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -183,15 +130,16 @@ mod tests {
         tree.replace("/etc/table", "old").unwrap();
         let path = tree.path("/etc/table");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        // As a crash would have left it.
-        fs::write(path.with_file_name("table.luksmith-new"), "half").unwrap();
         tree.replace("/etc/table", "new").unwrap();
         assert_eq!(tree.read("/etc/table").unwrap(), "new");
-        assert_eq!(path.metadata().unwrap().mode() & 0o7777, 0o640);
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(&path), 0o640);
         assert_eq!(tree.names("/etc"), ["table"]);
-        std::os::unix::fs::symlink("table", tree.path("/etc/link")).unwrap();
-        assert!(tree.replace("/etc/link", "x").is_err());
-        assert_eq!(tree.read("/etc/table").unwrap(), "new");
+        tree.copy("/etc/table", "/var/lib/luksmith/adopt/table")
+            .unwrap();
+        assert_eq!(mode(&tree.path("/var/lib/luksmith/adopt/table")), 0o640);
+        // What else lies there later is root's alone, whichever verb made the folder.
+        assert_eq!(mode(&tree.path("/var/lib/luksmith")), 0o700);
     }
 
     #[test]

@@ -33,7 +33,7 @@ use crate::errors;
 use crate::hint::{Failure, shell};
 use crate::output;
 use crate::passphrase::Source;
-use crate::{secure_boot, state};
+use crate::{secure_boot, state, whole_file};
 
 pub(crate) use boot_files::waiting_firmware;
 pub(crate) use grace::grace;
@@ -154,7 +154,7 @@ pub(super) fn provide(
             shell(&folder)
         ))
     };
-    state::make(&folder).map_err(failed)?;
+    whole_file::make_folder(&folder).map_err(failed)?;
     let _lock = lock(&folder)?;
     if folder.join(WRITER).exists() {
         return Err(Failure::usage(format!(
@@ -167,7 +167,7 @@ pub(super) fn provide(
     let tpm_failed = |error: TpmError| errors::tpm(&error);
     let writer = WriterKey::generate().map_err(tpm_failed)?;
     // Before the index: one that nobody can write to would be of no use.
-    state::write(&folder.join(WRITER), writer.secret().expose()).map_err(failed)?;
+    whole_file::write(&folder.join(WRITER), writer.secret().expose()).map_err(failed)?;
     let index = define_index(tpm, &writer).map_err(|error| {
         // Of no index: the next attempt makes its own.
         let _ = fs::remove_file(folder.join(WRITER));
@@ -191,11 +191,11 @@ fn put(
     let failed =
         |error: io::Error| Failure::usage(format!("cannot write {}: {error}", shell(file)));
     let json = policy.to_json().map_err(|error| errors::tpm(&error))?;
-    state::prepare(file, json.to_string().as_bytes()).map_err(failed)?;
+    whole_file::prepare(file, json.to_string().as_bytes()).map_err(failed)?;
     let kept = policy
         .put_in_force(tpm, writer)
         .map_err(|error| errors::tpm(&error))?;
-    state::put_in_place(file).map_err(failed)?;
+    whole_file::put_in_place(file).map_err(failed)?;
     if let Kept::OnlyInFile(why) = kept {
         output::note(&format!(
             "The TPM cannot keep the policy itself ({why}). If a volume is opened in the initramfs, that needs \

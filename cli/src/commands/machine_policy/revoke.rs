@@ -10,8 +10,8 @@ use crate::errors;
 use crate::hint::{Failure, shell};
 use crate::output;
 use crate::session::confirm;
-use crate::state;
 use crate::tpm_device;
+use crate::whole_file;
 
 /// Runs the verb. The index goes before the files: cut off in between, the next attempt finds them still.
 pub(crate) fn revoke(args: &Args) -> Result<(), Failure> {
@@ -33,7 +33,7 @@ pub(crate) fn revoke(args: &Args) -> Result<(), Failure> {
     }
     for name in [POLICY, WRITER] {
         let file = machine.folder.join(name);
-        match state::remove(&file) {
+        match whole_file::remove(&file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(Failure::usage(format!(
                     "the policy is revoked, but {} could not be removed: {error}",
