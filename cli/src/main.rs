@@ -14,6 +14,7 @@ mod event_log;
 mod exit;
 mod hint;
 mod kdf;
+mod kernels;
 mod options;
 mod output;
 mod passphrase;

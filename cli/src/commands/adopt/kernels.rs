@@ -1,9 +1,9 @@
-//! The kernels of a machine: which one starts next, and whether it has the driver.
+//! The kernels of a machine: which can boot it, and whether they have the driver.
 
-use std::cmp::Ordering;
 use std::path::Path;
 
 use super::tree::Tree;
+use crate::kernels;
 
 /// Where the initramfs of a kernel is.
 pub(super) fn initramfs(version: &str) -> String {
@@ -12,39 +12,14 @@ pub(super) fn initramfs(version: &str) -> String {
 
 /// The kernels with an initramfs, the newest first: that one GRUB and update-initramfs take.
 pub(super) fn versions(tree: &Tree) -> Vec<String> {
-    let mut versions: Vec<String> = tree
-        .names("/boot")
-        .iter()
-        .filter_map(|name| name.strip_prefix("initrd.img-"))
-        .filter(|version| tree.has(&format!("/boot/vmlinuz-{version}")))
-        .map(str::to_string)
-        .collect();
-    versions.sort_by(|one, other| by_number(other, one));
+    let mut versions = kernels::installed(&tree.path("/"));
+    versions.retain(|version| tree.has(&initramfs(version)));
     versions
-}
-
-/// Runs of digits by their value, all else byte by byte.
-fn by_number(one: &str, other: &str) -> Ordering {
-    parts(one).cmp(&parts(other))
-}
-
-fn parts(version: &str) -> Vec<(u64, &str)> {
-    let mut parts = Vec::new();
-    let mut rest = version;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit());
-        let (number, after) = rest.split_at(digits.unwrap_or(rest.len()));
-        let word = after.find(|c: char| c.is_ascii_digit());
-        let (word, after) = after.split_at(word.unwrap_or(after.len()));
-        parts.push((number.parse().unwrap_or(0), word));
-        rest = after;
-    }
-    parts
 }
 
 /// Why this kernel cannot serve volumes, as far as files tell.
 pub(super) fn lacks_driver(tree: &Tree, version: &str) -> Option<String> {
-    if by_number(version, "6.5").is_lt() {
+    if kernels::by_number(version, "6.5").is_lt() {
         return Some(format!(
             "kernel {version} is too old: its ublk driver lacks what came with Linux 6.5"
         ));

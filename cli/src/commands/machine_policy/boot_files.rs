@@ -1,6 +1,5 @@
 //! The files that the next boot will read, where Debian, Fedora and systemd keep them.
 
-use std::cmp::Ordering;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -145,40 +144,6 @@ pub(super) fn root(args: &Args) -> PathBuf {
     args.path("root").unwrap_or_else(|| "/".into())
 }
 
-/// The newest kernel that is installed: loaders start that unless they are told otherwise.
-pub(super) fn newest_kernel(root: &Path) -> Option<String> {
-    let names = fs::read_dir(root.join("boot")).ok()?.flatten();
-    let releases = names.filter_map(|entry| {
-        let name = entry.file_name().into_string().ok()?;
-        Some(name.strip_prefix("vmlinuz-")?.to_owned())
-    });
-    releases.max_by(|one, other| by_version(one, other))
-}
-
-/// "6.12.9" is older than "6.12.38".
-fn by_version(one: &str, other: &str) -> Ordering {
-    let (one, other) = (words(one), words(other));
-    one.cmp(&other)
-}
-
-/// Numbers as numbers, and what stands between them.
-fn words(version: &str) -> Vec<(u64, &str)> {
-    let mut words = Vec::new();
-    let mut rest = version;
-    while !rest.is_empty() {
-        let digits = rest
-            .find(|letter: char| !letter.is_ascii_digit())
-            .unwrap_or(rest.len());
-        let (number, after) = rest.split_at(digits);
-        let letters = after
-            .find(|letter: char| letter.is_ascii_digit())
-            .unwrap_or(after.len());
-        words.push((number.parse().unwrap_or(0), &after[..letters]));
-        rest = &after[letters..];
-    }
-    words
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,17 +222,5 @@ mod tests {
             let (folder, _machine) = machine(&[(place, "")]);
             assert_eq!(capsule(folder.path()), Some(folder.path().join(place)));
         }
-    }
-
-    #[test]
-    fn the_newest_kernel_is_that_of_the_highest_number() {
-        let (folder, _machine) = machine(&[
-            ("boot/vmlinuz-6.12.9-amd64", ""),
-            ("boot/vmlinuz-6.12.38+deb13-amd64", ""),
-            ("boot/vmlinuz-6.1.0-40-amd64", ""),
-            ("boot/initrd.img-7.0", ""),
-        ]);
-        let newest = newest_kernel(folder.path());
-        assert_eq!(newest.as_deref(), Some("6.12.38+deb13-amd64"));
     }
 }

@@ -7,13 +7,14 @@ use luksmith_tpm::{HashAlg, IDENTITY_PCR, PcrSelection, Tpm};
 use nix::sys::utsname::uname;
 use serde_json::json;
 
-use super::boot_files::{Machine, newest_kernel, root, waiting_firmware};
+use super::boot_files::{Machine, root, waiting_firmware};
 use super::update::beside;
 use super::{Allowed, MachinePolicy};
 use crate::args::Args;
 use crate::errors;
 use crate::event_log;
 use crate::hint::Failure;
+use crate::kernels;
 use crate::output;
 use crate::tpm_device;
 
@@ -96,7 +97,8 @@ pub(crate) fn next_boots(
         .read_pcrs(&selection)
         .map_err(|error| errors::tpm(&error))?;
     let firmware = waiting_firmware(args);
-    let newest = args.text("kernel").or_else(|| newest_kernel(&root));
+    let newest = kernels::installed(&root).into_iter().next();
+    let newest = args.text("kernel").or(newest);
     let mut kernels = vec![running.clone()];
     kernels.extend(newest.filter(|newest| *newest != running));
     let of = |kernel: String| {
