@@ -652,6 +652,16 @@ const VERBS: &[Verb] = &[
         run: c::man::run,
     },
     Verb {
+        name: "initramfs-check",
+        also: &[],
+        about: "Say whether an initramfs with these lines of a crypttab would open the volumes",
+        more: "The lines are read from standard input.",
+        positionals: &[],
+        options: &[&["kernel"]],
+        hidden: true,
+        run: c::initramfs_check::run,
+    },
+    Verb {
         name: "systemd-generator",
         also: &[],
         about: "Make the units for the lines of /etc/crypttab that are ours",

@@ -168,12 +168,7 @@ fn unlock_entry<'a>(
         Err(UblkError::NotOpen(_)) => {}
         Err(other) => return Err(errors::ublk(other)),
     }
-    for option in &entry.unknown {
-        output::note(&format!(
-            "warning: crypttab: {}: the option {option} is unknown and changes nothing",
-            entry.name
-        ));
-    }
+    warn_of_unknown(entry);
     wait_for(&entry.source, entry.device_timeout)?;
     if let Some(header) = &entry.header {
         wait_for(header, entry.device_timeout)?;
@@ -198,6 +193,16 @@ fn unlock_entry<'a>(
         args,
         volume,
     }))
+}
+
+/// A mistyped word is no reason to keep a volume shut, and one to look.
+pub(super) fn warn_of_unknown(entry: &Entry) {
+    for option in &entry.unknown {
+        output::note(&format!(
+            "warning: crypttab: {}: the option {option} is unknown and changes nothing",
+            entry.name
+        ));
+    }
 }
 
 /// Somebody may have put another volume in the place of this one.

@@ -17,6 +17,7 @@ pub(crate) mod format;
 mod fuse;
 pub(crate) mod generator;
 pub(crate) mod header;
+pub(crate) mod initramfs_check;
 pub(crate) mod is_luks;
 pub(crate) mod list;
 pub(crate) mod lockout;
