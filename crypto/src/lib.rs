@@ -37,7 +37,7 @@ pub use kdf::{Argon2Variant, Kdf, KdfCaps, KdfKind};
 #[doc(hidden)]
 pub use lock::pretend_no_memfd_secret;
 pub use lock::{SecretMemory, secret_memory};
-pub use mac::{MacKey, TAG_BYTES};
+pub use mac::{MacKey, TAG_BYTES, hmac};
 pub use secret::{KeyHandover, Passphrase, SecretBytes, VolumeKey};
 pub use sector::{
     AllowNull, CipherSpec, IvSector, Part, SectorCipher, SectorSize, decrypt_parts, encrypt_parts,

@@ -2,10 +2,11 @@
 
 use hmac::digest::KeyInit;
 use hmac::{Hmac, Mac};
-use sha2::Sha256;
+use sha1::Sha1;
+use sha2::{Sha224, Sha256, Sha384, Sha512};
 use subtle::ConstantTimeEq;
 
-use crate::{CryptoError, SecretBytes, VolumeKey, selftest};
+use crate::{CryptoError, Hash, SecretBytes, VolumeKey, lock, selftest};
 
 /// Bytes of a tag.
 pub const TAG_BYTES: usize = 32;
@@ -21,19 +22,20 @@ impl MacKey {
     /// When memory cannot be had, and for a failed self-test.
     pub fn derive(key: &VolumeKey, purpose: &str) -> Result<Self, CryptoError> {
         selftest::power_on()?;
-        let mut mac = keyed(key.expose());
-        mac.update(purpose.as_bytes());
-        mac.update(&[1]);
-        let mut derived: [u8; TAG_BYTES] = mac.finalize().into_bytes().into();
-        Ok(Self(SecretBytes::take_from(&mut derived)?))
+        SecretBytes::init_with(TAG_BYTES, |derived| {
+            let info = [purpose.as_bytes(), &[1]];
+            hmac(Hash::Sha256, key.expose(), &info, derived);
+            Ok(())
+        })
+        .map(Self)
     }
 
     /// The tag of a message.
     #[must_use]
     pub fn tag(&self, message: &[u8]) -> [u8; TAG_BYTES] {
-        let mut mac = keyed(self.0.expose());
-        mac.update(message);
-        mac.finalize().into_bytes().into()
+        let mut tag = [0; TAG_BYTES];
+        hmac(Hash::Sha256, self.0.expose(), &[message], &mut tag);
+        tag
     }
 
     /// Whether a tag, or as much as there is of it, is that of the message, in constant time. An empty one never is.
@@ -47,8 +49,30 @@ impl MacKey {
     }
 }
 
-fn keyed(key: &[u8]) -> Hmac<Sha256> {
-    <Hmac<Sha256> as KeyInit>::new_from_slice(key).expect("HMAC takes a key of any length")
+/// HMAC (RFC 2104) over the parts, one after the other. Nothing of the key stays on the stack: HMAC leaves it there,
+/// XORed with a constant, and a process may fork next.
+///
+/// # Panics
+/// If `out` is not as long as the hash.
+pub fn hmac(hash: Hash, key: &[u8], parts: &[&[u8]], out: &mut [u8]) {
+    match hash {
+        Hash::Sha1 => compute::<Hmac<Sha1>>(key, parts, out),
+        Hash::Sha224 => compute::<Hmac<Sha224>>(key, parts, out),
+        Hash::Sha256 => compute::<Hmac<Sha256>>(key, parts, out),
+        Hash::Sha384 => compute::<Hmac<Sha384>>(key, parts, out),
+        Hash::Sha512 => compute::<Hmac<Sha512>>(key, parts, out),
+    }
+    lock::wipe_stack();
+}
+
+/// Its own stack frame, which is wiped when it was left.
+#[inline(never)]
+fn compute<M: Mac + KeyInit>(key: &[u8], parts: &[&[u8]], out: &mut [u8]) {
+    let mut mac = <M as KeyInit>::new_from_slice(key).expect("HMAC takes a key of any length");
+    for part in parts {
+        mac.update(part);
+    }
+    out.copy_from_slice(&mac.finalize().into_bytes());
 }
 
 #[cfg(test)]

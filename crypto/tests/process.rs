@@ -19,8 +19,8 @@ use std::{
 use common::volume_key;
 use luksmith_crypto::{
     Arena, Argon2Variant, CipherSpec, CryptoError, Hash, IvSector, Kdf, KdfCaps, KeyDigest,
-    KeyHandover, Passphrase, SecretBytes, SecretMemory, SectorCipher, SectorSize, VolumeKey, af,
-    pretend_no_memfd_secret, secret_memory,
+    KeyHandover, MacKey, Passphrase, SecretBytes, SecretMemory, SectorCipher, SectorSize,
+    VolumeKey, af, hmac, pretend_no_memfd_secret, secret_memory,
 };
 use nix::{
     sys::{
@@ -226,6 +226,29 @@ fn truncating_and_failing_initialisers_leave_nothing_behind() {
         });
         assert!(failed.is_err());
         assert_eq!(find_in_memory(&masked), [], "{kind:?}");
+    });
+}
+
+/// HMAC keeps its key XORed with either constant (RFC 2104), from which the key is had at once.
+#[test]
+fn a_mac_leaves_nothing_of_its_key() {
+    for_each_memory(|kind| {
+        let masked = masked_pattern(kind as u8 + 90);
+        let nowhere = |when: &str| {
+            for pad in [0, 0x36, 0x5c] {
+                let padded: Vec<u8> = masked.iter().map(|byte| byte ^ pad).collect();
+                assert_eq!(find_in_memory(&padded), [], "{kind:?}: {pad:#x}, {when}");
+            }
+        };
+        nowhere("before the test");
+        let key = VolumeKey::adopt(secret_of(&masked)).expect("a key");
+        let mac = MacKey::derive(&key, "a purpose").expect("a key");
+        let mut tags = [[0; 64]; 5];
+        for (tag, hash) in tags.iter_mut().zip(Hash::ALL) {
+            hmac(hash, key.expose(), &[b"words"], &mut tag[..hash.len()]);
+        }
+        drop((key, mac));
+        nowhere("after it");
     });
 }
 

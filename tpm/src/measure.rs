@@ -11,11 +11,7 @@
 
 use std::fmt::Write as _;
 
-use hmac::digest::KeyInit;
-use hmac::{Hmac, Mac};
-use luksmith_crypto::VolumeKey;
-use sha1::Sha1;
-use sha2::{Sha256, Sha384, Sha512};
+use luksmith_crypto::{Hash, VolumeKey, hmac};
 
 use crate::error::TpmError;
 use crate::hash::HashAlg;
@@ -65,18 +61,15 @@ pub fn measure_no_volume(tpm: &mut dyn Tpm, pcr: u8) -> Result<(), TpmError> {
 }
 
 fn keyed(bank: HashAlg, key: &[u8], words: &[u8]) -> Vec<u8> {
-    match bank {
-        HashAlg::Sha1 => mac::<Hmac<Sha1>>(key, words),
-        HashAlg::Sha256 => mac::<Hmac<Sha256>>(key, words),
-        HashAlg::Sha384 => mac::<Hmac<Sha384>>(key, words),
-        HashAlg::Sha512 => mac::<Hmac<Sha512>>(key, words),
-    }
-}
-
-fn mac<M: Mac + KeyInit>(key: &[u8], words: &[u8]) -> Vec<u8> {
-    let mut mac = <M as KeyInit>::new_from_slice(key).expect("HMAC takes a key of any length");
-    mac.update(words);
-    mac.finalize().into_bytes().to_vec()
+    let hash = match bank {
+        HashAlg::Sha1 => Hash::Sha1,
+        HashAlg::Sha256 => Hash::Sha256,
+        HashAlg::Sha384 => Hash::Sha384,
+        HashAlg::Sha512 => Hash::Sha512,
+    };
+    let mut tag = vec![0; hash.len()];
+    hmac(hash, key, &[words], &mut tag);
+    tag
 }
 
 /// The colon parts the words, so none may stand in a name.

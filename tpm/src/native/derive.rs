@@ -4,8 +4,7 @@
 
 use aes::Aes128;
 use cipher::{BlockCipherEncrypt as _, KeyInit as _};
-use hmac::{Hmac, Mac as _};
-use luksmith_crypto::{CryptoError, SecretBytes};
+use luksmith_crypto::{CryptoError, Hash, SecretBytes};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
@@ -16,12 +15,9 @@ const BLOCK_BYTES: usize = 16;
 
 /// HMAC-SHA256 over the parts.
 pub(crate) fn hmac(key: &[u8], parts: &[&[u8]]) -> [u8; DIGEST_BYTES] {
-    let mut mac = <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(key)
-        .expect("HMAC takes a key of any length");
-    for part in parts {
-        mac.update(part);
-    }
-    mac.finalize().into_bytes().into()
+    let mut tag = [0; DIGEST_BYTES];
+    luksmith_crypto::hmac(Hash::Sha256, key, parts, &mut tag);
+    tag
 }
 
 /// KDFa with HMAC-SHA256: `len` bytes from a key, a label and two contexts.
