@@ -178,6 +178,30 @@ fn a_volume_that_clevis_bound_is_served() {
     assert!(line.starts_with("ready: nbd+unix:"), "{line:?}");
 }
 
+/// The table names no TPM, and there is none yet.
+#[test]
+fn an_initramfs_waits_for_the_tpm_of_clevis_and_for_no_other_pin() {
+    let bench = Bench::new();
+    let waits = || {
+        let volume = bench.path().join("volume");
+        let another = "0".repeat(64);
+        let line = format!(
+            "clevis-test {} none luksmith,headless,token-timeout=1s,fixate-volume-key={another}\n",
+            volume.display()
+        );
+        std::fs::write(bench.path().join("table"), line).expect("a table");
+        let attach = "attach --initramfs --crypttab=table";
+        let told = luksmith(bench.path(), attach, b"").expect(2, "attach");
+        let said = err(&told);
+        assert!(said.contains("headless forbids to ask"), "{said}");
+        said.contains("Waiting for the TPM.")
+    };
+    import(&bench, &json!({ "type": "clevis", "keyslots": ["0"] }));
+    assert!(!waits(), "of this one nobody knows what it wants");
+    bind(&bench, "{}");
+    assert!(waits());
+}
+
 #[test]
 fn a_slot_of_clevis_moves_with_its_pcrs() {
     let bench = Bench::new();

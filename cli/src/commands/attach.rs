@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use luksmith_crypto::Passphrase;
 use luksmith_keyslot::{Target, UnlockErrorKind, Unlocked, Which};
-use luksmith_tpm::token::KIND as TPM_KIND;
 use luksmith_ublk_target::{UblkError, VolumeName, mapper};
 use luksmith_volume::VolumePlan;
 
 use crate::args::{self, Args, Parsed};
+use crate::commands::wipe::leads_to_tpm;
 use crate::commands::{fingerprint, fuse, open};
 use crate::credential;
 use crate::crypttab::{self, Entry};
@@ -368,7 +368,7 @@ fn by_token(
     start: Start,
 ) -> Result<Option<Unlocked>, Failure> {
     let mut tokens = session.metadata().tokens().values();
-    let wanted = tokens.any(|token| token.kind == TPM_KIND);
+    let wanted = tokens.any(leads_to_tpm);
     if entry.tpm_device.is_some() || (start.initramfs && wanted) {
         fuse::wait_for_tpm(entry, start)?;
     }

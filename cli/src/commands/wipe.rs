@@ -140,7 +140,7 @@ pub(crate) fn tpm(args: &Args) -> Result<(), Failure> {
 }
 
 /// Whether a TPM opens what this token leads to, by systemd's form or that of clevis.
-fn leads_to_tpm(token: &Token) -> bool {
+pub(super) fn leads_to_tpm(token: &Token) -> bool {
     token.kind == TPM_KIND || ClevisTpm2::parse(token).is_ok()
 }
 
