@@ -44,8 +44,13 @@ fn rules_and_authorization_are_set_once_and_a_pin_is_then_enrolled_without_a_war
     let said = enroll_pin(&bench);
     let warning = "warning: the TPM locks itself after 3 wrong PINs, and any system that boots on \
                    this machine can reset the count of wrong PINs; better: luksmith tpm lockout --set";
-    assert!(said.contains(warning), "{said}");
-    assert_eq!(shown(&bench)["authorization_set"], false);
+    assert!(said.contains(&format!("{warning}\n")), "{said}");
+    let now = shown(&bench);
+    assert_eq!(now["authorization_set"], false);
+    // What to do is said once, wherever it is said.
+    assert_eq!(now["advice"], warning["warning: ".len()..]);
+    let told = err(&kept(&bench, "").expect(0, "tpm lockout"));
+    assert_eq!(told, warning.replacen("warning", "note", 1) + "\n");
 
     let set = kept(&bench, "--set").expect(0, "--set");
     assert!(

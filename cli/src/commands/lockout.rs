@@ -111,12 +111,7 @@ pub(super) fn wrong_with(facts: &Facts, lockout: &Lockout) -> Option<String> {
         .into_iter()
         .chain(open)
         .collect();
-    (!wrong.is_empty()).then(|| {
-        format!(
-            "{}; better: luksmith tpm lockout --set",
-            wrong.join(", and ")
-        )
-    })
+    (!wrong.is_empty()).then(|| wrong.join(", and "))
 }
 
 fn show(args: &Args, tpm: &mut dyn Tpm, facts: &Facts) -> Result<(), Failure> {
