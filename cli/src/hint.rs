@@ -3,6 +3,7 @@
 //! in a [`Failure`].
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::exit::Exit;
 
@@ -11,10 +12,21 @@ use crate::exit::Exit;
 pub(crate) enum Written {
     /// Not a byte.
     Nothing,
+    /// An earlier step of the command, and nothing after it.
+    Before,
     /// The sentence says what was written, or what may have been.
     Something(Box<str>),
     /// The command writes to no disk, so there is nothing to say.
     NotAsked,
+}
+
+/// Whether a step of this command was written. For the whole process, as whatever fails after that step, however far from
+/// it, must not say that nothing was written: somebody would throw away a recovery key that counts.
+static STEP_WRITTEN: AtomicBool = AtomicBool::new(false);
+
+/// From now on no failure says that nothing was written.
+pub(crate) fn step_was_written() {
+    STEP_WRITTEN.store(true, Ordering::Relaxed);
 }
 
 /// A failed command.
@@ -37,13 +49,17 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// A failure before anything was written.
+    /// A failure that wrote nothing.
     pub(crate) fn new(exit: Exit, what: impl Into<String>) -> Self {
         Self {
             exit,
             what: what.into().into_boxed_str(),
             details: Vec::new(),
-            written: Written::Nothing,
+            written: if STEP_WRITTEN.load(Ordering::Relaxed) {
+                Written::Before
+            } else {
+                Written::Nothing
+            },
             hint: None,
             commands: Vec::new(),
             quiet: false,
@@ -63,9 +79,11 @@ impl Failure {
         self.written = Written::Something(what.into().into_boxed_str());
         self
     }
-    /// Says nothing about disks: the command had none to write to.
+    /// Says nothing about disks: the command had none to write to, unless an earlier step of it had.
     pub(crate) fn no_disk(mut self) -> Self {
-        self.written = Written::NotAsked;
+        if self.written != Written::Before {
+            self.written = Written::NotAsked;
+        }
         self
     }
     /// The exit number is the answer; the words come with `--verbose` only.
@@ -93,6 +111,10 @@ impl fmt::Display for Failure {
         }
         match &self.written {
             Written::Nothing => writeln!(f, "  nothing was written to the disk")?,
+            Written::Before => writeln!(
+                f,
+                "  what is said above to be done was written to the disk and counts; nothing else was"
+            )?,
             Written::Something(what) => writeln!(f, "  {what}")?,
             Written::NotAsked => {}
         }

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use bench::support::Swtpm;
 use bench::{Bench, err, out};
-use luksmith_tests::cli::{luksmith, snapshot};
+use luksmith_tests::cli::{SMALL, luksmith, snapshot};
 use luksmith_tests::cryptsetup::{cryptsetup, run};
 use luksmith_tpm::log::EventLog;
 use luksmith_tpm::{Assertion, HashAlg, Native, PcrSelection, Policy, Tpm};
@@ -193,6 +193,64 @@ fn what_protects_nothing_is_refused() {
     enroll(&["--tpm2-with-pin", "yes"]).expect(1, "nobody to ask for the PIN");
     assert_eq!(snapshot(bench.path()), before, "nothing was written");
     enroll(&["--tpm2-pcrs", "16", "--allow-untouched-pcrs"]).expect(0, "in so many words");
+}
+
+/// What cannot work is found out before somebody has written a recovery key down.
+#[test]
+fn a_recovery_key_is_not_shown_before_all_else_is_sure() {
+    let mut bench = Bench::new();
+    let before = snapshot(bench.path());
+    let refused = |bench: &Bench, more: &str| {
+        let told = bench.run(&format!("tpm enroll volume --key-file key {more}"), b"");
+        assert_ne!(told.code, 0, "{more}");
+        assert_eq!(out(&told), "", "{more}");
+        assert!(
+            err(&told).contains("nothing was written to the disk"),
+            "{}",
+            err(&told)
+        );
+        assert_eq!(snapshot(bench.path()), before, "{more}");
+    };
+    refused(&bench, ""); // nobody to ask for a PIN
+    refused(&bench, "--new-pin-file missing");
+    refused(&bench, "--tpm2-pcrs 16"); // nothing was measured into it
+    bench.swtpm.off();
+    refused(&bench, "--tpm2-with-pin=no");
+    // The slots that shall go, before one is made.
+    let wipe = "enroll volume --unlock-key-file key --recovery-key --wipe-slot=9";
+    let told = luksmith::<str>(bench.path(), wipe, b"").expect(1, "no such slot");
+    assert_eq!(out(&told), "");
+    assert_eq!(snapshot(bench.path()), before);
+}
+
+/// There is room for two slots: the recovery key is on the disk, and the TPM's slot finds no place.
+#[test]
+fn a_failure_after_the_recovery_key_does_not_say_that_nothing_was_written() {
+    let bench = Bench::new();
+    let args = [
+        &["format", "volume"][..],
+        SMALL,
+        &["--luks2-keyslots-size", "512K"],
+    ];
+    luksmith(bench.path(), &args.concat(), b"first\n").expect(0, "format");
+    let line = "tpm enroll volume --key-file key --tpm2-with-pin=no";
+    let told = bench.run(line, b"").expect(1, "no room");
+    let said = err(&told);
+    assert!(
+        said.contains("New recovery key enrolled as key slot 1."),
+        "{said}"
+    );
+    assert!(!said.contains("nothing was written"), "{said}");
+    let counts = "what is said above to be done was written to the disk and counts";
+    assert!(said.contains(counts), "{said}");
+    assert_eq!(bench.factors(), ["password", "recovery"]);
+    let shown = out(&told);
+    luksmith(
+        bench.path(),
+        "open --test-passphrase volume --key-slot 1",
+        shown.as_bytes(),
+    )
+    .expect(0, "the recovery key");
 }
 
 #[test]

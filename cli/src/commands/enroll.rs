@@ -34,11 +34,17 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         return list(args);
     }
     let mut session = Session::change(args)?;
+    if let Some(wish) = &wipe {
+        wish.check(&session)?;
+    }
     let mut new = None;
     if let Some(factor) = factor {
         let key = existing_key(args, &mut session)?;
         new = Some(match factor {
-            Factor::Tpm(plan) => plan.carry_out(args, &mut session, &key)?.slot,
+            Factor::Tpm(plan) => {
+                let sealed = plan.prepare(args, &session)?;
+                sealed.write(args, &mut session, &key)?.slot
+            }
             Factor::RecoveryKey => recovery(args, &mut session, &key)?,
             Factor::Password => password(args, &mut session, &key)?,
         });
@@ -55,11 +61,12 @@ pub(crate) fn tpm(args: &Args) -> Result<(), Failure> {
     let without_recovery = args.flag("no-recovery-key");
     let mut session = Session::change(args)?;
     let key = existing_key(args, &mut session)?;
+    output::note(&format!("{}.", plan.in_a_sentence()));
+    let sealed = plan.prepare(args, &session)?;
     if !without_recovery && !has_recovery_key(session.metadata()) {
         recovery(args, &mut session, &key)?;
     }
-    output::note(&format!("{}.", plan.in_a_sentence()));
-    plan.carry_out(args, &mut session, &key).map(|_| ())
+    sealed.write(args, &mut session, &key).map(|_| ())
 }
 
 /// At most one thing at a time, as with systemd-cryptenroll.

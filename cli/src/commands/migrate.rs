@@ -23,10 +23,11 @@ struct Old {
 
 /// Runs the verb. Each step leaves every way in that there was before:
 ///
-/// 1. a recovery key, unless there is one;
-/// 2. the new slot and its token, in one commit, after what is sealed was unsealed;
-/// 3. the new slot opened, from the disk;
-/// 4. the old slot and its token go, in one commit.
+/// 1. what the new slot needs is sealed, and unsealed, which writes nothing;
+/// 2. a recovery key, unless there is one;
+/// 3. the new slot and its token, in one commit;
+/// 4. the new slot opened, from the disk;
+/// 5. the old slot and its token go, in one commit.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let mut session = Session::change(args)?;
     let old = the_token(args, &session)?;
@@ -37,11 +38,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     };
     let plan = TpmPlan::read(args, unsaid)?;
     let unlocked = open(args, &mut session, &old)?;
+    output::note(&format!("{}.", plan.in_a_sentence()));
+    let sealed = plan.prepare(args, &session)?;
     if !args.flag("no-recovery-key") && !has_recovery_key(session.metadata()) {
         enroll::recovery(args, &mut session, &unlocked.key)?;
     }
-    output::note(&format!("{}.", plan.in_a_sentence()));
-    let bound = plan.carry_out(args, &mut session, &unlocked.key)?;
+    let bound = sealed.write(args, &mut session, &unlocked.key)?;
     check(&mut session, &bound)?;
     let slots = [old.slot];
     if !bound.tried && is_needed(&session, &bound, &old) {

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::args::Args;
 use crate::commands::lockout::tries;
-use crate::commands::tpm_plan::{bind, new_pin};
+use crate::commands::tpm_plan::{new_pin, seal};
 use crate::errors;
 use crate::hint::{Failure, shell};
 use crate::output;
@@ -109,15 +109,13 @@ pub(super) fn reseal_with(
         files: tpm_device::policy_files(args),
     };
     let signed_elsewhere = enrolment.signed.is_some() || enrolment.pcrlock;
-    let bound = bind(args, session, key, &mut tpm, &enrolment)?;
+    let bound = seal(args, session, tpm, &enrolment)?.write(args, session, key)?;
     if signed_elsewhere && !bound.tried {
         output::note(&format!(
             "Token {number} with its old values is still there, until the new one has opened once."
         ));
         return Ok(());
     }
-    // A TPM without a resource manager serves one at a time, and the removal may have to count in it.
-    drop(tpm);
     // Not before the new one is on the disk.
     let change = remove_all_of(session.header(), &slots, LastSlot::Refuse)
         .map_err(|error| errors::plan(&session.header_path, error))?;

@@ -16,7 +16,7 @@ use crate::progress::Progress;
 use crate::prompt;
 use crate::refusal;
 use crate::session::Session;
-use crate::tpm_device;
+use crate::tpm_device::{self, Connection};
 
 /// What a slot is bound to that opens with nobody there: the state of Secure Boot, and only until the
 /// first volume was opened, so that whatever boots from another disk gets nothing.
@@ -141,12 +141,9 @@ impl TpmPlan {
         )
     }
 
-    pub(super) fn carry_out(
-        &self,
-        args: &Args,
-        session: &mut Session,
-        key: &VolumeKey,
-    ) -> Result<Bound, Failure> {
+    /// All that can fail before anything is written to the volume: the TPM is there, has the PCRs, knows the policy and the
+    /// PIN, has sealed and opened again. A recovery key that somebody writes down comes after this.
+    pub(super) fn prepare(&self, args: &Args, session: &Session) -> Result<Sealed, Failure> {
         let mut tpm = tpm_device::connect(args)?;
         let bank = self.bank(args, &mut tpm)?;
         let mut files = self.files.clone();
@@ -167,7 +164,7 @@ impl TpmPlan {
             pcrlock: self.pcrlock,
             files,
         };
-        bind(args, session, key, &mut tpm, &enrolment)
+        seal(args, session, tpm, &enrolment)
     }
 
     /// The bank that was named, or the strongest of the usual ones that the TPM has.
@@ -248,44 +245,69 @@ pub(super) struct Bound {
     pub(super) enrolled: Enrolled,
 }
 
-/// Seals, tries, and writes slot and token.
-pub(super) fn bind(
+/// What a TPM sealed, and no header holds yet.
+pub(super) struct Sealed {
+    tpm: Connection,
+    enrolled: Enrolled,
+    bank: HashAlg,
+    pcrs: Vec<u8>,
+}
+
+/// Seals, and opens again.
+pub(super) fn seal(
     args: &Args,
-    session: &mut Session,
-    key: &VolumeKey,
-    tpm: &mut dyn Tpm,
+    session: &Session,
+    mut tpm: Connection,
     enrolment: &Enrolment<'_>,
-) -> Result<Bound, Failure> {
+) -> Result<Sealed, Failure> {
     let mut progress = Progress::new(args, &session.header_path, "enroll");
     progress.stage("sealing to the TPM, and opening again");
-    let enrolled = enrol(tpm, enrolment).map_err(|error| errors::tpm(&error))?;
+    let enrolled = enrol(&mut tpm, enrolment).map_err(|error| errors::tpm(&error))?;
+    drop(progress);
     if let Some(why) = enrolled.untried() {
         output::note(&format!(
             "note: it could not be tried as it will be used, as the machine is in another state now: {why}"
         ));
     }
-    let added = plan_slot(session.header(), key, &enrolled)
-        .map_err(|error| errors::plan(&session.header_path, error))?;
-    session.apply(added.change)?;
-    drop(progress);
-    refusal::forget(session.header().uuid());
-    why::remember(
-        args,
-        session,
-        added.slot,
+    Ok(Sealed {
         tpm,
-        enrolment.bank,
-        enrolment.pcrs,
-    );
-    output::text(&format!(
-        "New TPM2 token enrolled as key slot {}.\n",
-        added.slot
-    ))?;
-    Ok(Bound {
-        slot: added.slot,
-        tried: enrolled.untried().is_none(),
         enrolled,
+        bank: enrolment.bank,
+        pcrs: enrolment.pcrs.to_vec(),
     })
+}
+
+impl Sealed {
+    /// Writes slot and token. The TPM is let go: one without a resource manager serves one at a time, and what comes next
+    /// may have to count in it.
+    pub(super) fn write(
+        mut self,
+        args: &Args,
+        session: &mut Session,
+        key: &VolumeKey,
+    ) -> Result<Bound, Failure> {
+        let added = plan_slot(session.header(), key, &self.enrolled)
+            .map_err(|error| errors::plan(&session.header_path, error))?;
+        session.apply(added.change)?;
+        refusal::forget(session.header().uuid());
+        why::remember(
+            args,
+            session,
+            added.slot,
+            &mut self.tpm,
+            self.bank,
+            &self.pcrs,
+        );
+        output::text(&format!(
+            "New TPM2 token enrolled as key slot {}.\n",
+            added.slot
+        ))?;
+        Ok(Bound {
+            slot: added.slot,
+            tried: self.enrolled.untried().is_none(),
+            enrolled: self.enrolled,
+        })
+    }
 }
 
 /// A new PIN, after it was said what a wrong one costs.

@@ -52,6 +52,21 @@ impl Wish {
         Ok(Some(Self(words)))
     }
 
+    /// A slot that is named must be there before another one is made.
+    pub(crate) fn check(&self, session: &Session) -> Result<(), Failure> {
+        let missing = self.0.iter().find_map(|word| match word {
+            Word::Number(slot) if session.metadata().keyslot(*slot).is_none() => Some(*slot),
+            _ => None,
+        });
+        match missing {
+            None => Ok(()),
+            Some(slot) => Err(errors::plan(
+                &session.header_path,
+                luksmith_keyslot::PlanError::NoSuchSlot(slot),
+            )),
+        }
+    }
+
     /// Removes them, but for the one that was just made.
     pub(crate) fn carry_out(
         &self,
@@ -64,17 +79,6 @@ impl Wish {
         for slot in all {
             if Some(slot) != new && self.means(session, slot)? {
                 slots.push(slot);
-            }
-        }
-        for word in &self.0 {
-            if let Word::Number(slot) = word
-                && !slots.contains(slot)
-                && Some(*slot) != new
-            {
-                return Err(errors::plan(
-                    &session.header_path,
-                    luksmith_keyslot::PlanError::NoSuchSlot(*slot),
-                ));
             }
         }
         if slots.is_empty() {

@@ -13,7 +13,7 @@ use super::{Session, Tokens, by_token};
 use crate::args::Args;
 use crate::errors;
 use crate::exit::Exit;
-use crate::hint::{Failure, shell};
+use crate::hint::{Failure, shell, step_was_written};
 use crate::output;
 use crate::passphrase::Source;
 use crate::prompt;
@@ -295,7 +295,9 @@ impl Session {
         let path = self.header_path.clone();
         self.store
             .apply(change)
-            .map_err(|error| errors::store(&path, error))
+            .map_err(|error| errors::store(&path, error))?;
+        step_was_written();
+        Ok(())
     }
 
     /// Where the counter stands.
