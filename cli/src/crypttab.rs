@@ -208,10 +208,7 @@ fn entry(name: &str, source: &str, key: &str, options: &[&str]) -> Result<Entry,
                     Some(hex.then(|| value.to_ascii_lowercase()).ok_or_else(wrong)?);
             }
             "header-mac" => {
-                entry.header_mac = match Demand::read(Some(&value)) {
-                    Demand::Nothing => return Err(wrong()),
-                    demand => demand,
-                };
+                entry.header_mac = Demand::read(&value).ok_or_else(wrong)?;
             }
             "tpm2-measure-pcr" => {
                 entry.measure = Some(match (flag(&value), value.parse()) {
@@ -398,13 +395,21 @@ mod tests {
         let demand = |value| one(&format!("a /dev/x none luksmith{value}")).header_mac;
         assert_eq!(demand(""), Demand::Nothing);
         assert_eq!(demand(",header-mac=required"), Demand::Mac);
-        assert_eq!(demand(",header-mac=counter"), Demand::Counter);
+        assert_eq!(demand(",header-mac=counter"), Demand::Counter(None));
+        assert_eq!(
+            demand(",header-mac=counter:0x01c00002"),
+            Demand::Counter(Some(0x01c0_0002))
+        );
         for wrong in [
             "fixate-volume-key=12",
             "tpm2-measure-pcr=24",
             "tpm2-measure-pcr=some",
             "header-mac=no",
             "header-mac",
+            "header-mac=counter:",
+            "header-mac=counter:01c00002",
+            "header-mac=counter:0x+1c00002",
+            "header-mac=counter:0x81000001",
         ] {
             assert!(refused(&format!("a /dev/x none luksmith,{wrong}")).contains("understood"));
         }

@@ -392,9 +392,9 @@ pub(crate) const OPTIONS: &[Opt] = &[
     .ours(),
     Opt::new(
         "header-mac",
-        OneOf(crate::session::DEMANDS),
-        "Open only a header with the right MAC (required), also tied to a counter of the TPM (counter); \
-         see header bless",
+        Text("WORD"),
+        "Open only a header with the right MAC (required), also tied to this counter of the TPM \
+         (counter:0x01…), or to any (counter), which takes an old header of an earlier counter, too; see header bless",
     )
     .ours(),
     Opt::new(

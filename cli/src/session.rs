@@ -24,7 +24,7 @@ use crate::tpm_device::{self, Place};
 mod blessed;
 mod by_token;
 
-pub(crate) use blessed::{DEMANDS, Demand};
+pub(crate) use blessed::Demand;
 pub(crate) use by_token::Tokens;
 
 /// A volume whose header is loaded.

@@ -543,7 +543,9 @@ const VERBS: &[Verb] = &[
                types; this command says what has changed and makes it right. Every change by luksmith keeps \
                it right. With --tpm2-device an older header, put back after a keyslot was removed, is noticed, \
                too: by a counter in the TPM. Other programs ignore the token. Whoever takes it out is \
-               noticed where --header-mac, or header-mac= in crypttab, demands it.",
+               noticed where --header-mac, or header-mac= in crypttab, demands it: required (a MAC), counter:0x01… \
+               (tied to the counter with this handle) or counter (to any: an old header is not noticed that names \
+               an earlier counter, as there is after the token was taken out and the header blessed anew).",
         positionals: &[HEADER_DEVICE],
         options: &[
             HEADER,

@@ -18,7 +18,10 @@
 //! | `mac` | base64 of the 32 bytes of the tag of the whole header |
 //!
 //! `handle` is a number, `name` the name of the NV index (algorithm and digest), `srk` that of the storage root key by which the
-//! TPM is told from others; both in lower-case hexadecimal. Members that are not in this table are kept out of new tokens
+//! TPM is told from others; both in lower-case hexadecimal. A header that was tied to another counter before is told by
+//! none of this: its own counter no longer moves, so its epoch is in force for ever. Only who demands this one counter,
+//! from outside of the header, notices that one (`header-mac=counter:HANDLE`; plain `header-mac=counter` does not).
+//! Members that are not in this table are kept out of new tokens
 //! and are covered by the MAC where they stand.
 //!
 //! # The tags

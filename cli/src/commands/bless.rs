@@ -9,7 +9,7 @@ use crate::args::Args;
 use crate::errors;
 use crate::hint::{Failure, Written, shell};
 use crate::output;
-use crate::session::{Session, Tokens, confirm};
+use crate::session::{Demand, Session, Tokens, confirm};
 use crate::tpm_device;
 
 /// Runs the verb.
@@ -29,6 +29,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let key = header_mac::header_mac_key(&unlocked.key).map_err(errors::crypto)?;
     drop(unlocked);
     let state = header_mac::check(session.header(), &key);
+    let named = header_mac::find(session.metadata())
+        .ok()
+        .flatten()
+        .and_then(|found| found.counter)
+        .map(|counter| counter.handle);
     let mark = mark(args, &session, &state, tie)?;
     let blessed =
         say_changes(args, &session, &state, &mark).and_then(|()| write(&mut session, &key, &mark));
@@ -45,10 +50,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
     let name = shell(&session.header_path);
     let (how, word) = match &mark.counter {
-        None => (String::new(), "required"),
+        None => (String::new(), "required".to_owned()),
         Some(counter) => (
             format!(", held by counter {:#010x} of the TPM", counter.handle),
-            "counter",
+            Demand::word_for(counter),
         ),
     };
     output::text(&format!(
@@ -58,6 +63,17 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     if !matches!(state, Ok(Some(_))) || mark.new {
         output::note(&format!(
             "In /etc/crypttab, header-mac={word} demands it; without, who takes the token out is not noticed."
+        ));
+    }
+    if mark.new {
+        // Also where no token says so: somebody may have taken it out to have a second counter made.
+        let before = match named {
+            Some(handle) => format!("It was tied to the counter {handle:#010x} before:"),
+            None => "If it was tied to another counter before,".to_owned(),
+        };
+        output::note(&format!(
+            "{before} change the line in /etc/crypttab, also in the initramfs. Where header-mac= names that counter, or \
+             none, old headers of that counter open by themselves."
         ));
     }
     Ok(())
@@ -214,7 +230,8 @@ fn remove(args: &Args) -> Result<(), Failure> {
             .and_then(|(counter, mut tpm)| counter.remove(&mut tpm));
         if let Err(why) = removed {
             output::note(&format!(
-                "Its counter {:#010x} could not be removed from the TPM, where it does no harm: {}",
+                "WARNING: its counter {0:#010x} could not be removed from the TPM: {1}. As long as it is there, old \
+                 copies of the header count: tpm2_nvundefine {0:#010x}",
                 counter.handle,
                 errors::chain(&why)
             ));

@@ -24,9 +24,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     )?;
     let fingerprint = of(&unlocked.key, &name, session.header().uuid());
     let mac = match header_mac::find(session.metadata()) {
-        Ok(None) => "",
-        Ok(Some(found)) if found.counter.is_none() => ",header-mac=required",
-        _ => ",header-mac=counter",
+        Ok(None) => String::new(),
+        Ok(Some(found)) => {
+            let word = found.counter.as_ref().map(Demand::word_for);
+            format!(",header-mac={}", word.as_deref().unwrap_or("required"))
+        }
+        Err(_) => ",header-mac=counter".to_owned(),
     };
     if let Some(doubt) = session.doubt(&unlocked, Demand::Nothing)? {
         session.tell(&doubt);

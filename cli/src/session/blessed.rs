@@ -27,27 +27,59 @@ pub(crate) enum Demand {
     Nothing,
     /// The right MAC.
     Mac,
-    /// The right MAC, and an epoch that a counter in a TPM confirms.
-    Counter,
+    /// The right MAC, and an epoch that a counter in a TPM confirms: any that the header names, or this one alone. A
+    /// header from before it was tied to another counter names one that stands still for ever.
+    Counter(Option<u32>),
 }
 
-/// The words for the demands, beside none.
-pub(crate) const DEMANDS: &[&str] = &["required", "counter"];
-
 impl Demand {
-    /// By its word; also for [`Demand::Nothing`], which is no word.
-    pub(crate) fn read(word: Option<&str>) -> Self {
+    /// By its word: `required`, `counter`, or `counter:` and the handle of the NV index in hexadecimal. The handle is
+    /// enough: the name of a counter of ours follows from it (see [`NvCounter`]).
+    pub(crate) fn read(word: &str) -> Option<Self> {
         match word {
-            Some("required") => Self::Mac,
-            Some("counter") => Self::Counter,
-            _ => Self::Nothing,
+            "required" => Some(Self::Mac),
+            "counter" => Some(Self::Counter(None)),
+            _ => {
+                let digits = word.strip_prefix("counter:0x")?;
+                let plain = digits.len() <= 8 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+                let handle = u32::from_str_radix(digits, 16).ok().filter(|_| plain)?;
+                (handle >> 24 == NV_INDICES).then_some(Self::Counter(Some(handle)))
+            }
         }
+    }
+
+    /// What `--header-mac` demands.
+    fn of(args: &Args) -> Result<Self, Failure> {
+        let Some(word) = args.text("header-mac") else {
+            return Ok(Self::Nothing);
+        };
+        Self::read(&word).ok_or_else(|| {
+            Failure::usage(format!("--header-mac: {word:?} is no demand"))
+                .no_disk()
+                .hint("required, counter, or the counter: as header bless and fingerprint print it")
+        })
+    }
+
+    /// The word that demands a counter.
+    pub(crate) fn word_for(counter: &Counter) -> String {
+        format!("counter:{:#010x}", counter.handle)
     }
 }
 
-/// Why a header is not taken for what its owner left: a sentence without a beginning.
+/// The way out, where a header is tied to another counter than the one that is demanded.
+const OTHER_COUNTER: &str = "if you tied it to that counter, name it where header-mac= stands in /etc/crypttab, also in the initramfs";
+
+/// First byte of the handle of an NV index (TPM 2.0 Library, part 2, 7.2).
+const NV_INDICES: u32 = 1;
+
+/// Why a header is not taken for what its owner left.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Doubt(String);
+pub(crate) struct Doubt {
+    /// A sentence without a beginning.
+    what: String,
+    /// All is well but for the counter, which is another than the one that was demanded.
+    other_counter: bool,
+}
 
 impl Session {
     /// The volume key to open a volume with. A header that is in doubt opens only for a person who says so.
@@ -57,7 +89,7 @@ impl Session {
         target: Target,
         asker: prompt::Asker,
     ) -> Result<Unlocked, Failure> {
-        let demand = Demand::read(args.text("header-mac").as_deref());
+        let demand = Demand::of(args)?;
         let accept = args.flag("accept-changed-header");
         if let Some(path) = args.path("volume-key-file") {
             let unlocked = self.by_volume_key_file(&path)?;
@@ -118,7 +150,12 @@ impl Session {
             return Ok(None);
         }
         let key = header_mac::header_mac_key(&unlocked.key).map_err(errors::crypto)?;
-        let doubt = |text: String| Ok(Some(Doubt(text)));
+        let doubt = |what: String| {
+            Ok(Some(Doubt {
+                what,
+                other_counter: false,
+            }))
+        };
         let found = match header_mac::check(self.header(), &key) {
             Err(why) => return doubt(format!("is not as its owner left it: {why}")),
             Ok(None) if demand == Demand::Nothing => return Ok(None),
@@ -127,10 +164,21 @@ impl Session {
         };
         let Some(counter) = &found.counter else {
             return match demand {
-                Demand::Counter => doubt("is tied to no counter, and must be".to_owned()),
+                Demand::Counter(_) => doubt("is tied to no counter, and must be".to_owned()),
                 _ => Ok(None),
             };
         };
+        if let Demand::Counter(Some(handle)) = demand
+            && handle != counter.handle
+        {
+            return Ok(Some(Doubt {
+                what: format!(
+                    "is tied to the counter {:#010x} of the TPM, and must be to {handle:#010x}",
+                    counter.handle
+                ),
+                other_counter: true,
+            }));
+        }
         match self.count(counter) {
             Ok(now) if now > found.epoch => doubt(format!(
                 "is an old one that was put back: its epoch is {}, and that of the TPM {now}",
@@ -173,7 +221,7 @@ impl Session {
 
     /// The doubt as a sentence.
     fn sentence(&self, doubt: &Doubt) -> String {
-        format!("the header of {} {}.", shell(&self.header_path), doubt.0)
+        format!("the header of {} {}.", shell(&self.header_path), doubt.what)
     }
 
     /// Says it.
@@ -181,23 +229,29 @@ impl Session {
         // Whoever types a passphrase has to know it.
         prompt::Asker::TerminalOrAgents.tell(&format!("WARNING: {}", self.sentence(doubt)));
         let name = shell(&self.header_path);
-        output::note(&format!(
-            "If that was you, or cryptsetup for you: luksmith header bless {name}"
-        ));
+        output::note(&if doubt.other_counter {
+            format!("Look at it: luksmith dump {name}; {OTHER_COUNTER}")
+        } else {
+            format!("If that was you, or cryptsetup for you: luksmith header bless {name}")
+        });
     }
 
     /// The volume stays shut.
     pub(crate) fn refusal(&self, doubt: &Doubt) -> Failure {
         let name = shell(&self.header_path);
-        Failure::new(
+        let failure = Failure::new(
             Exit::NoPermission,
-            format!("{name} is not opened: its header {}", doubt.0),
+            format!("{name} is not opened: its header {}", doubt.what),
         )
-        .hint(
-            "look at it, and bless it if the change was yours; --accept-changed-header opens it as it is",
-        )
-        .command(format!("luksmith dump {name}"))
-        .command(format!("luksmith header bless {name}"))
+        .command(format!("luksmith dump {name}"));
+        if doubt.other_counter {
+            return failure.hint(format!(
+                "{OTHER_COUNTER}; otherwise it is an old one that was put back; --accept-changed-header opens it as it is"
+            ));
+        }
+        failure
+            .hint("look at it, and bless it if the change was yours; --accept-changed-header opens it as it is")
+            .command(format!("luksmith header bless {name}"))
     }
 
     /// Remembers the key for the MAC, so that what is changed next stays blessed.

@@ -325,7 +325,10 @@ fn a_header_without_its_mac_is_refused_where_one_is_demanded() {
         "{}",
         told.err
     );
-    demand("some").expect(1, "no such demand");
+    for wrong in ["some", "", "counter:", "counter:0x81000001"] {
+        let told = demand(wrong).expect(1, "no such demand");
+        assert!(told.err.contains("is no demand"), "{}", told.err);
+    }
 
     // At boot the table demands it.
     let table = |options: &str| {

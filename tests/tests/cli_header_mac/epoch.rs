@@ -146,6 +146,84 @@ fn without_its_counter_a_header_is_in_doubt_and_can_be_tied_to_another() {
     bench.is_refused("no storage root key");
 }
 
+/// Somebody who has the disk in hand copies the header and takes the MAC out. Its owner blesses it anew, by which a second
+/// counter is made: the first one stands still, and its header has the right MAC and the right epoch for ever.
+#[test]
+fn a_header_of_an_earlier_counter_is_refused_where_the_counter_is_named() {
+    let mut bench = Bench::counted();
+    bench.slot_add("second");
+    let old = bench.copy_header();
+    let handle = |bench: &Bench| {
+        let handle = &bench.token()["tpm2-counter"]["handle"];
+        format!("{:#010x}", handle.as_u64().expect("a handle"))
+    };
+    let first = handle(&bench);
+    bench
+        .cryptsetup(&["token", "remove", "--token-id", "0"], &[])
+        .expect(0, "token remove");
+    let told = bench.bless(&[]).err;
+    let second = handle(&bench);
+    assert_ne!(first, second);
+    for said in [
+        &format!("header-mac=counter:{second} demands it"),
+        "If it was tied to another counter before, change the line in /etc/crypttab",
+    ] {
+        assert!(told.contains(said), "{told}");
+    }
+    bench
+        .run(&["slot", "remove"], &["1"])
+        .expect(0, "slot remove");
+    let demand = |bench: &Bench, word: &str| bench.open(&[&format!("--header-mac={word}")]);
+    let named = format!("counter:{second}");
+    demand(&bench, &named).expect(0, "the present header");
+    let present = bench.copy_header();
+
+    bench.put_back(&old);
+    let why = format!("is tied to the counter {first} of the TPM, and must be to {second}");
+    let refused = demand(&bench, &named).expect(2, "the old header");
+    assert!(refused.err.contains(&why), "{}", refused.err);
+    assert!(
+        refused.err.contains("/etc/crypttab") && !refused.err.contains("header bless"),
+        "{}",
+        refused.err
+    );
+    // That any counter will do is what this word says, and what its documentation says.
+    demand(&bench, "counter").expect(0, "any counter");
+    // At boot.
+    let tpm = bench.swtpm().address().replace(',', "\\054");
+    let table = |options: &str| {
+        let line = format!(
+            "v {} {} luksmith,headless,tpm2-device={tpm},{options}\n",
+            bench.image.data().display(),
+            bench.path().join("first").display()
+        );
+        bench.write("crypttab", &line);
+        luksmith(bench.path(), "attach --crypttab crypttab", b"").err
+    };
+    let told = table(&format!("header-mac={named}"));
+    assert!(told.contains(&why), "{told}");
+    bench.put_back(&present);
+    let fingerprint = ["fingerprint", VOLUME, "v", "--key-file", "first"];
+    let told = bench.bare(&fingerprint, b"").expect(0, "fingerprint");
+    let line = String::from_utf8_lossy(&told.out).trim().to_owned();
+    assert!(line.ends_with(&format!(",header-mac={named}")), "{line}");
+    let told = table(&line);
+    assert!(!told.contains("header of"), "{told}");
+    assert!(!told.contains("its header"), "{told}");
+
+    // The counter is gone, and the header still names it.
+    let swtpm = bench.swtpm.as_ref().expect("a TPM");
+    let number = u32::from_str_radix(&second[2..], 16).expect("a handle");
+    Native::over(swtpm.connect())
+        .nv_undefine(number)
+        .expect("removed");
+    let told = bench.bless(&[]).err;
+    assert!(
+        told.contains(&format!("It was tied to the counter {second} before")),
+        "{told}"
+    );
+}
+
 /// What the protection is for: a machine that opens its volume by itself.
 #[test]
 fn a_tpm_opens_no_changed_header_and_no_old_one() {
@@ -280,4 +358,16 @@ fn the_protection_can_be_taken_away_and_is_shown() {
     bench
         .bare(&["header", "bless", "--remove", "-q", VOLUME], b"")
         .expect(1, "twice");
+
+    // A counter that stays keeps what names it alive.
+    let mut bench = Bench::counted();
+    bench.swtpm().off();
+    let removed = bench.bare(&["header", "bless", "--remove", "-q", VOLUME], b"");
+    let told = removed.expect(0, "header bless --remove").err;
+    for said in [
+        "could not be removed from the TPM",
+        "As long as it is there, old copies of the header count: tpm2_nvundefine 0x01",
+    ] {
+        assert!(told.contains(said), "{told}");
+    }
 }
