@@ -249,21 +249,32 @@ impl Machine {
     /// # Panics
     /// If the machine ends or five minutes pass before.
     pub fn expect(&mut self, what: &str) {
+        self.expect_one(&[what]);
+    }
+
+    /// Waits until one of these is said, and returns which.
+    ///
+    /// # Panics
+    /// As [`Machine::expect`].
+    pub fn expect_one(&mut self, what: &[&str]) -> usize {
         let end = Instant::now() + PATIENCE;
         loop {
             let rest = &self.console[self.looked_at..];
-            if let Some(at) = rest.windows(what.len()).position(|w| w == what.as_bytes()) {
-                self.looked_at += at + what.len();
-                return;
+            let at = |what: &&str| rest.windows(what.len()).position(|w| w == what.as_bytes());
+            let found = what.iter().enumerate();
+            let found = found.filter_map(|(which, what)| Some((at(what)? + what.len(), which)));
+            if let Some((past, which)) = found.min() {
+                self.looked_at += past;
+                return which;
             }
             let left = end.saturating_duration_since(Instant::now());
             match self.said.recv_timeout(left) {
                 Ok(more) => self.console.extend(more),
                 Err(RecvTimeoutError::Timeout) => {
-                    panic!("\"{what}\" was not said:\n{}", self.console())
+                    panic!("{what:?} was not said:\n{}", self.console())
                 }
                 Err(RecvTimeoutError::Disconnected) => {
-                    panic!("ended without \"{what}\":\n{}", self.console())
+                    panic!("ended without {what:?}:\n{}", self.console())
                 }
             }
         }

@@ -41,14 +41,20 @@ fn after<'a>(said: &'a str, mark: &str) -> Option<&'a str> {
 
 /// A name at the prompt for a login: whoever shows the prompt takes it and ends.
 fn log_in(machine: &mut Machine) {
-    machine.expect("luksmith-root login: ");
-    machine.type_in("root\n");
+    // A getty that is started anew has forgotten what was typed.
+    while machine.expect_one(&["luksmith-root login: ", LOGS_IN]) == 0 {
+        machine.type_in("root\n");
+    }
 }
 
-/// Waits, in a job, for [`log_in`].
+const LOGS_IN: &str = "JOB: somebody logs in";
+
+/// Waits, in a job, for [`log_in`]. The getty hands over to login, or ends where there is none.
 const LOGIN: &str = "
-until getty=$(pidof agetty); do sleep 0.2; done
-while [ \"$(cat /proc/$getty/comm 2>/dev/null)\" = agetty ]; do sleep 0.2; done
+until pidof login >/dev/null || [ \"$(systemctl show -P NRestarts serial-getty@ttyS0.service)\" != 0 ]; do
+	sleep 0.2
+done
+echo 'JOB: somebody logs in'
 ";
 
 /// A command of a job that believes a person to be there, and what that person types.
