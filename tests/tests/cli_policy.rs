@@ -52,6 +52,9 @@ fn the_policy_of_the_machine_changes_without_a_touch_of_the_header() {
     bench.extend(7);
     bench.extend(7);
     let shut = bench.run(open, b"").expect(2, "another firmware");
+    let told = bench.run("tpm why volume", b"").expect(0, "tpm why");
+    let says = "bound to a policy in the TPM";
+    assert!(out(&told).contains(says), "{}", out(&told));
     assert!(err(&shut).contains("does not foresee"), "{}", err(&shut));
     let old = std::fs::read(bench.path().join("state/policy.json")).expect("the policy");
     bench.extend(15);

@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use luksmith_tpm::log::{Remembered, why};
+use luksmith_tpm::token::SystemdTpm2;
 use luksmith_tpm::{HashAlg, PcrSelection, Tpm};
 use serde_json::json;
 
@@ -28,7 +29,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let (number, slots, token) = the_token(args, &session)?;
     let bank = token.bank.unwrap_or(HashAlg::Sha256);
     if token.pcrs.is_empty() {
-        return output::text("The slot is bound to no PCR; no measurement can shut it.\n");
+        return output::text(&bound_otherwise(&token, &session));
     }
     let file = memory(args, &session, slots.first().copied().unwrap_or(number));
     let before = recall(&file)?;
@@ -57,6 +58,21 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         output::text(&format!("{change}\n"))?;
     }
     Ok(())
+}
+
+/// Of a slot that has no values of PCRs in its token.
+fn bound_otherwise(token: &SystemdTpm2, session: &Session) -> String {
+    let to = match (&token.pcrlock, &token.signed) {
+        (None, None) => {
+            return "The slot is bound to no PCR; no measurement can shut it.\n".to_owned();
+        }
+        (Some(_), _) => "a policy in the TPM, which says what PCRs may be",
+        (None, Some(_)) => "PCRs whose values somebody signs",
+    };
+    format!(
+        "The slot is bound to {to}; what stands in the way now says: luksmith tpm list {}\n",
+        shell(&session.header_path)
+    )
 }
 
 /// Keeps what was measured until now, for a slot that was just bound to it. It is not worth the
