@@ -252,6 +252,30 @@ fn a_mac_leaves_nothing_of_its_key() {
     });
 }
 
+/// The same right after the call: what is called next would write over it, but a fork would not.
+#[test]
+fn a_mac_leaves_nothing_of_its_key_below_its_caller() {
+    use std::os::unix::fs::FileExt as _;
+    const DEPTH: usize = 12 * 1024;
+    let memory = std::fs::File::open("/proc/self/mem").expect("the memory");
+    let masked = masked_pattern(123);
+    let key = VolumeKey::adopt(secret_of(&masked)).expect("a key");
+    let (mut tag, mut below) = ([0; 64], vec![0; DEPTH]);
+    for hash in Hash::ALL {
+        hmac(hash, key.expose(), &[b"words"], &mut tag[..hash.len()]);
+        let here = std::ptr::from_ref(&tag).addr();
+        memory
+            .read_exact_at(&mut below, (here - DEPTH) as u64)
+            .expect("the stack");
+        let plain = key.expose();
+        for pad in [0, 0x36, 0x5c_u8] {
+            let padded: Vec<u8> = plain[..16].iter().map(|byte| byte ^ pad).collect();
+            let found = below.windows(16).any(|bytes| bytes == padded);
+            assert!(!found, "{hash:?}: {pad:#x}");
+        }
+    }
+}
+
 /// Everything an unlock does with a key, then the whole process searched for the raw key, its
 /// halves and their first round keys (which for AES are the raw halves again).
 #[test]
